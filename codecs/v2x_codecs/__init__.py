@@ -1,0 +1,1 @@
+"""Avro codecs: schemas, registry, framings, decoders."""

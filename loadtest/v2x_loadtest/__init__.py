@@ -1,0 +1,1 @@
+"""Simulated devices, scenes, audit, score and benchmarks."""

@@ -1,0 +1,1 @@
+"""Services: thin asyncio shells over the pure core."""
