@@ -1,0 +1,322 @@
+"""Accounting: what became of every message that was published, and whether what came out is told once.
+
+The unit is a *stream*: one device, one boot, one message type; in it ``seq`` counts from 0 without gaps, so a set of
+numbers says everything. The law that must hold is
+
+    acknowledged = in the log + dead-lettered (- both) + lost
+
+and ``lost`` must be empty. A message that was published but never acknowledged may be missing (the device was told
+nothing); it is counted apart. Records may repeat in the log: the reader's rule (device, boot, type, seq) takes the
+first, raw copies are counted apart and are no fault. A dead letter whose sequence number could not be read is set
+against the messages of that device and type which were sent spoilt on purpose, by count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+I64 = npt.NDArray[np.int64]
+_NONE: I64 = np.zeros(0, np.int64)
+
+
+class Stream(NamedTuple):
+    """What ``seq`` counts within: schema names stand for message types (they are one to one for a device)."""
+
+    device: str
+    boot: int  # ms UTC
+    type: str  # schema name
+
+
+class Span(NamedTuple):
+    """Sequence numbers first..last, both inclusive."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+def spans(seqs: I64) -> tuple[Span, ...]:
+    """Return the runs of consecutive numbers in ``seqs`` (any order, repeats allowed)."""
+    distinct = np.unique(seqs)
+    if not distinct.size:
+        return ()
+    cuts = np.flatnonzero(np.diff(distinct) != 1) + 1
+    firsts = distinct[np.concatenate(([0], cuts))]
+    lasts = distinct[np.concatenate((cuts - 1, [distinct.size - 1]))]
+    return tuple(Span(int(a), int(b)) for a, b in zip(firsts, lasts, strict=True))
+
+
+def missing(seqs: I64) -> tuple[Span, ...]:
+    """Return the gaps between the smallest and the largest number of ``seqs``."""
+    runs = spans(seqs)
+    return tuple(Span(a.last + 1, b.first - 1) for a, b in pairwise(runs))
+
+
+def size(runs: Iterable[Span]) -> int:
+    """Return how many numbers ``runs`` hold."""
+    return sum(run.last - run.first + 1 for run in runs)
+
+
+@dataclass(slots=True)
+class Sightings:
+    """Where the sequence numbers of one stream were seen; arrays in any order, repeats kept."""
+
+    published: I64 = field(default_factory=lambda: _NONE)
+    acknowledged: I64 = field(default_factory=lambda: _NONE)
+    spoilt: I64 = field(default_factory=lambda: _NONE)  # published bad on purpose
+    logged: I64 = field(default_factory=lambda: _NONE)
+    fused: I64 = field(default_factory=lambda: _NONE)  # logged at or before the last thing fusion said
+    dead: dict[str, I64] = field(default_factory=dict)  # by reason
+
+
+@dataclass(slots=True)
+class StreamAccount:
+    """What became of one stream. Counts are of distinct sequence numbers unless said."""
+
+    stream: Stream
+    published: int
+    acknowledged: int
+    logged: int
+    repeated: int  # records beyond the first of their number
+    dead: dict[str, int]
+    fused: int
+    lost: tuple[Span, ...]  # acknowledged, in neither place
+    unacknowledged: tuple[Span, ...]  # published, never acknowledged, in neither place
+    unknown: tuple[Span, ...]  # in the log or dead-lettered, but not in the ledger
+    gaps: tuple[Span, ...]  # between the first and last number seen in the log and the dead letters
+    excused: int = 0  # taken off ``lost``: spoilt, and a dead letter without a readable number stands for it
+
+
+def account(stream: Stream, seen: Sightings, *, ledger: bool = True) -> StreamAccount:
+    """Settle one stream. Without a ledger, what is lost is what the sequence gaps say."""
+    published, acknowledged = np.unique(seen.published), np.unique(seen.acknowledged)
+    logged = np.unique(seen.logged)
+    dead = {reason: np.unique(seqs) for reason, seqs in sorted(seen.dead.items())}
+    arrived = np.unique(np.concatenate((logged, *dead.values())))
+    gaps = missing(arrived)
+    silent = np.setdiff1d(published, acknowledged, assume_unique=True)
+    return StreamAccount(
+        stream=stream,
+        published=published.size,
+        acknowledged=acknowledged.size,
+        logged=logged.size,
+        repeated=seen.logged.size - logged.size,
+        dead={reason: seqs.size for reason, seqs in dead.items()},
+        fused=np.unique(seen.fused).size,
+        lost=spans(np.setdiff1d(acknowledged, arrived, assume_unique=True)) if ledger else gaps,
+        unacknowledged=spans(np.setdiff1d(silent, arrived, assume_unique=True)),
+        unknown=spans(np.setdiff1d(arrived, published, assume_unique=True)) if ledger else (),
+        gaps=gaps,
+    )
+
+
+@dataclass(slots=True)
+class Account:
+    """The whole table: streams, and what no stream could be found for."""
+
+    streams: list[StreamAccount]
+    unreadable: dict[str, int]  # dead letters whose sequence number could not be read, by reason
+    ledger: bool
+
+    def _sum(self, name: str) -> int:
+        return sum(getattr(row, name) for row in self.streams)
+
+    @property
+    def published(self) -> int:
+        """Messages published (repeats of one number once)."""
+        return self._sum("published")
+
+    @property
+    def acknowledged(self) -> int:
+        """Messages that the sender was told are taken."""
+        return self._sum("acknowledged")
+
+    @property
+    def logged(self) -> int:
+        """Distinct messages in Kafka."""
+        return self._sum("logged")
+
+    @property
+    def repeated(self) -> int:
+        """Raw copies in Kafka beyond the first of each message."""
+        return self._sum("repeated")
+
+    @property
+    def fused(self) -> int:
+        """Distinct messages that fusion has taken in."""
+        return self._sum("fused")
+
+    @property
+    def dead(self) -> dict[str, int]:
+        """Dead letters by reason, those without a readable number included."""
+        total: Counter[str] = Counter(self.unreadable)
+        for row in self.streams:
+            total.update(row.dead)
+        return dict(sorted(total.items()))
+
+    @property
+    def lost(self) -> int:
+        """Messages acknowledged and in neither place; the audit's verdict. Without a ledger: the gaps."""
+        return sum(size(row.lost) - row.excused for row in self.streams)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Messages published, never acknowledged, and in neither place."""
+        return sum(size(row.unacknowledged) for row in self.streams)
+
+    @property
+    def unknown(self) -> int:
+        """Messages that arrived but are in nobody's ledger."""
+        return sum(size(row.unknown) for row in self.streams)
+
+    def by_type(self) -> dict[str, Account]:
+        """Return the table split by message type."""
+        split: dict[str, list[StreamAccount]] = defaultdict(list)
+        for row in self.streams:
+            split[row.stream.type].append(row)
+        return {name: Account(rows, {}, self.ledger) for name, rows in sorted(split.items())}
+
+    def faults(self) -> list[StreamAccount]:
+        """Return the streams that lost something, worst first."""
+        bad = [row for row in self.streams if size(row.lost) > row.excused]
+        return sorted(bad, key=lambda row: (-size(row.lost), row.stream))
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Dead letters of one device and type whose sequence number could not be read."""
+
+    device: str
+    type: str
+    reason: str
+    count: int
+
+
+def settle(
+    sightings: Mapping[Stream, Sightings], unreadable: Iterable[Unreadable] = (), *, ledger: bool = True
+) -> Account:
+    """Settle all streams, and set dead letters without a readable number against spoilt messages, by count."""
+    rows = [account(stream, seen, ledger=ledger) for stream, seen in sorted(sightings.items())]
+    left: Counter[tuple[str, str]] = Counter()
+    reasons: Counter[str] = Counter()
+    for item in unreadable:
+        left[item.device, item.type] += item.count
+        reasons[item.reason] += item.count
+    for row in rows:
+        key = (row.stream.device, row.stream.type)
+        if not left[key] or not row.lost:
+            continue
+        spoilt = np.unique(sightings[row.stream].spoilt)
+        gone = sum(int(np.searchsorted(spoilt, b, "right") - np.searchsorted(spoilt, a)) for a, b in row.lost)
+        row.excused = min(gone, left[key])
+        left[key] -= row.excused
+    return Account(rows, dict(reasons), ledger)
+
+
+# --- What came out ----------------------------------------------------------
+
+
+class EventRow(NamedTuple):
+    """A record of the event topic, in the order of its partition."""
+
+    event_id: str
+    revision: int
+    status: str  # ADDED, MODIFIED, ENDED
+    digest: int  # of the value: copies must be equal
+
+
+@dataclass(slots=True)
+class EventCheck:
+    """Whether events are told once, whole and in order, after the reader's rule (first of each id and revision)."""
+
+    records: int = 0
+    events: int = 0
+    copies: int = 0  # raw repeats, equal in every byte: no fault
+    open: int = 0  # not ENDED yet
+    conflicts: list[str] = field(default_factory=list)  # same id and revision, other content
+    gaps: list[str] = field(default_factory=list)  # a revision is missing, or revisions run backwards
+    beginnings: list[str] = field(default_factory=list)  # revision 0 is not ADDED, or ADDED comes again
+    endings: list[str] = field(default_factory=list)  # ENDED twice, or something after it
+
+    @property
+    def duplicates(self) -> int:
+        """Events told twice after the reader's rule."""
+        return len(self.conflicts) + len(self.beginnings) + len(self.endings)
+
+    @property
+    def faults(self) -> list[str]:
+        """Return all that is wrong, in words."""
+        return [*self.conflicts, *self.gaps, *self.beginnings, *self.endings]
+
+
+def check_events(rows: Iterable[EventRow]) -> EventCheck:
+    """Check event records, each partition's in its order (an event lives in one partition)."""
+    check = EventCheck()
+    seen: dict[tuple[str, int], int] = {}
+    last: dict[str, EventRow] = {}
+    for row in rows:
+        check.records += 1
+        name = f"{row.event_id} revision {row.revision}"
+        known = seen.get((row.event_id, row.revision))
+        if known is not None:
+            if known == row.digest:
+                check.copies += 1
+            else:
+                check.conflicts.append(f"{name} is there twice with different content")
+            continue
+        seen[row.event_id, row.revision] = row.digest
+        before = last.get(row.event_id)
+        if row.revision != (0 if before is None else before.revision + 1):
+            check.gaps.append(f"{name} follows {'nothing' if before is None else f'revision {before.revision}'}")
+        if (row.status == "ADDED") != (row.revision == 0):
+            check.beginnings.append(f"{name} is {row.status}")
+        if before is not None and before.status == "ENDED":
+            check.endings.append(f"{name} ({row.status}) comes after ENDED")
+        if before is None or row.revision > before.revision:
+            last[row.event_id] = row
+    check.events = len(last)
+    check.open = sum(row.status != "ENDED" for row in last.values())
+    return check
+
+
+class PositionRow(NamedTuple):
+    """An output record's position, and a digest of its value."""
+
+    generation: str
+    partition: int
+    offset: int
+    nth: int  # the record's ``index``
+    digest: int
+
+
+@dataclass(slots=True)
+class PositionCheck:
+    """Whether records of one topic are unique by position; copies must be equal."""
+
+    records: int = 0
+    copies: int = 0
+    conflicts: list[str] = field(default_factory=list)
+
+
+def check_positions(rows: Sequence[PositionRow]) -> PositionCheck:
+    """Check that a position stands for one content only (a zombie may write copies, never another story)."""
+    check = PositionCheck(records=len(rows))
+    seen: dict[tuple[str, int, int, int], int] = {}
+    for row in rows:
+        known = seen.get(row[:4])
+        if known is None:
+            seen[row[:4]] = row.digest
+        elif known == row.digest:
+            check.copies += 1
+        else:
+            check.conflicts.append(f"partition {row.partition} offset {row.offset} index {row.nth} has two contents")
+    return check
