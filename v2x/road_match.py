@@ -1,0 +1,211 @@
+"""Matching points to lanes: a hashed grid of lane segments and the kernels that search it.
+
+A lane is a polyline cut into straight segments. Each segment is listed in every square cell that it could matter in;
+the cells are kept as sorted 64-bit keys with offsets (compressed rows), so that a map of any extent costs only what it
+holds. A point looks at one cell. Cost of a candidate, in metres, the least wins:
+
+    distance beyond the lane's edge
+  + 1.0 if the heading is opposite to the lane (so a track near a centre line keeps its own direction, while a wrong-way
+        vehicle, which is a metre or more inside, still matches the lane it is really on)
+  + 3.0 if the heading is across the lane (junctions)
+  + 0.05 x distance from the centre line (ties)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from v2x.geo import F64
+
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+
+CELL_M: Final = 32.0
+REACH_M: Final = 2.0  # a point farther than this beyond a lane's edge is on no lane
+OPPOSITE_M: Final = 1.0
+ACROSS_M: Final = 3.0
+CENTRE_WEIGHT: Final = 0.05
+COS_ALONG: Final = 0.7071067811865476  # within 45 degrees of the lane's axis
+_STRIDE: Final = 1 << 28  # cells of +-1e9 m fit
+_HALF: Final = 1 << 27
+
+
+@dataclass(slots=True)
+class Segments:
+    """Segments of all lanes, and the grid over them."""
+
+    xy: F64  # (n, 6): east, north of the start (m), unit east, unit north, length (m), along at the start (m)
+    lane: I32  # (n,) lane index
+    keys: I64  # (cells,) sorted cell keys
+    start: I32  # (cells + 1,) offsets into ``items``
+    items: I32  # segment indices, cell by cell
+
+    @classmethod
+    def build(cls, lines: list[F64], half_width: F64) -> Segments:
+        """Cut polylines ((k, 2) metres each; fewer than two points: no segment) and lay the grid."""
+        rows: list[npt.NDArray[np.float64]] = []
+        lanes: list[npt.NDArray[np.int32]] = []
+        for index, line in enumerate(lines):
+            if len(line) < 2:
+                continue
+            step = np.diff(line, axis=0)
+            length = np.hypot(step[:, 0], step[:, 1])
+            keep = length > 1e-3
+            along = np.concatenate(([0.0], np.cumsum(length)))[:-1]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                unit = step / length[:, None]
+            rows.append(np.column_stack((line[:-1], unit, length, along))[keep])
+            lanes.append(np.full(int(keep.sum()), index, dtype=np.int32))
+        xy = np.concatenate(rows) if rows else np.zeros((0, 6))
+        lane = np.concatenate(lanes) if lanes else np.zeros(0, dtype=np.int32)
+        keys, start, items = _grid(xy, half_width[lane] + REACH_M)
+        return cls(np.ascontiguousarray(xy), lane, keys, start, items)
+
+
+def _grid(xy: F64, reach: F64) -> tuple[I64, I32, I32]:
+    """Return (keys, start, items): each segment sampled finely enough that no cell within reach is left out."""
+    if not len(xy):
+        return np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int32), np.zeros(0, dtype=np.int32)
+    counts = np.maximum(1, np.ceil(xy[:, 4] / (CELL_M / 2)).astype(np.int64)) + 1
+    which = np.repeat(np.arange(len(xy)), counts)
+    nth = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+    t = xy[which, 4] * nth / (counts[which] - 1)
+    east = xy[which, 0] + t * xy[which, 2]
+    north = xy[which, 1] + t * xy[which, 3]
+    pad = reach[which] + CELL_M / 4  # half a sample step
+    pairs = []
+    for side_e in (-1.0, 0.0, 1.0):
+        for side_n in (-1.0, 0.0, 1.0):
+            i = np.floor((east + side_e * pad) / CELL_M).astype(np.int64)
+            j = np.floor((north + side_n * pad) / CELL_M).astype(np.int64)
+            pairs.append(np.column_stack(((i + _HALF) * _STRIDE + (j + _HALF), which)))
+    pair = np.unique(np.concatenate(pairs), axis=0)
+    keys, first = np.unique(pair[:, 0], return_index=True)
+    start = np.concatenate((first, [len(pair)])).astype(np.int32)
+    return keys, start, np.ascontiguousarray(pair[:, 1].astype(np.int32))
+
+
+@nb.njit("int64(float64, float64, int64[::1])", cache=True)
+def _cell(east: float, north: float, keys: Any) -> int:
+    """Return the index of a point's cell, -1 if nothing is there."""
+    if not (abs(east) < 1e9 and abs(north) < 1e9):  # also NaN
+        return -1
+    i = np.int64(np.floor(east / CELL_M))
+    j = np.int64(np.floor(north / CELL_M))
+    key = (i + _HALF) * _STRIDE + (j + _HALF)
+    at = np.searchsorted(keys, key)
+    if at < len(keys) and keys[at] == key:
+        return int(at)
+    return -1
+
+
+@nb.njit(
+    "void(float64[::1], float64[::1], float64[::1], int64[::1], float64[:, ::1], int32[::1], int64[::1], int32[::1],"
+    " int32[::1], float64[::1], int32[::1], int32[::1], float64[::1], float64[::1])",
+    cache=True,
+)
+def match(
+    east: Any,
+    north: Any,
+    heading: Any,
+    mask: Any,
+    xy: Any,
+    seg_lane: Any,
+    keys: Any,
+    start: Any,
+    items: Any,
+    half_width: Any,
+    kind: Any,
+    out_lane: Any,
+    out_along: Any,
+    out_lateral: Any,
+) -> None:
+    """Write lane index (-1: none), along and lateral (left positive), m; ``mask`` has bit k set for lane type k.
+
+    ``heading`` in degrees clockwise from north; NaN: direction does not count.
+    """
+    for p in range(len(east)):
+        out_lane[p] = -1
+        out_along[p] = 0.0
+        out_lateral[p] = 0.0
+        cell = _cell(east[p], north[p], keys)
+        if cell < 0:
+            continue
+        has_heading = heading[p] == heading[p]  # not NaN
+        head_e = np.sin(np.radians(heading[p])) if has_heading else 0.0
+        head_n = np.cos(np.radians(heading[p])) if has_heading else 0.0
+        best = 1e18
+        for at in range(start[cell], start[cell + 1]):
+            s = items[at]
+            lane = seg_lane[s]
+            if not (mask[p] >> kind[lane]) & 1:
+                continue
+            dx = east[p] - xy[s, 0]
+            dy = north[p] - xy[s, 1]
+            ux = xy[s, 2]
+            uy = xy[s, 3]
+            t = dx * ux + dy * uy
+            over = max(0.0, -t, t - xy[s, 4])
+            cross = ux * dy - uy * dx
+            beyond = np.hypot(max(0.0, abs(cross) - half_width[lane]), over)
+            if beyond > REACH_M:
+                continue
+            cost = beyond + CENTRE_WEIGHT * abs(cross)
+            if has_heading:
+                along = ux * head_e + uy * head_n
+                if along < -COS_ALONG:
+                    cost += OPPOSITE_M
+                elif along < COS_ALONG:
+                    cost += ACROSS_M
+            if cost < best:
+                best = cost
+                out_lane[p] = lane
+                out_along[p] = xy[s, 5] + min(max(t, 0.0), xy[s, 4])
+                out_lateral[p] = cross
+
+
+@nb.njit(
+    "void(float64[::1], float64[::1], int64, float64, float64[:, ::1], int32[::1], int64[::1], int32[::1],"
+    " int32[::1], float64[::1], int32[::1], int32[::1])",
+    cache=True,
+)
+def cover(
+    east: Any,
+    north: Any,
+    mask: int,
+    margin: float,
+    xy: Any,
+    seg_lane: Any,
+    keys: Any,
+    start: Any,
+    items: Any,
+    half_width: Any,
+    kind: Any,
+    out_lane: Any,
+) -> None:
+    """Write the lane of the masked types that holds each point with ``margin`` m beyond its edges, -1 if none."""
+    for p in range(len(east)):
+        out_lane[p] = -1
+        cell = _cell(east[p], north[p], keys)
+        if cell < 0:
+            continue
+        best = margin
+        for at in range(start[cell], start[cell + 1]):
+            s = items[at]
+            lane = seg_lane[s]
+            if not (mask >> kind[lane]) & 1:
+                continue
+            dx = east[p] - xy[s, 0]
+            dy = north[p] - xy[s, 1]
+            t = dx * xy[s, 2] + dy * xy[s, 3]
+            over = max(-t, t - xy[s, 4])
+            beyond = max(abs(xy[s, 2] * dy - xy[s, 3] * dx) - half_width[lane], over)
+            if beyond < best:
+                best = beyond
+                out_lane[p] = lane
