@@ -1,0 +1,1 @@
+"""Fusion: a partition's log in, one true picture of the road out. Pure and deterministic."""
