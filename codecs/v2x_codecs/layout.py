@@ -1,8 +1,8 @@
 """From schemas to tables: one plan that both decoders follow.
 
 A schema's record becomes a table named after the schema, each array field a child table ``parent.field`` with one row
-an item (an array of plain values has the one column ``value``). Integers, booleans and enums (index of the symbol) take a
-column; a double takes one with its 64 bits; string, bytes and fixed take two, ``x.off`` and ``x.len``, into the heap.
+an item (an array of plain values has the one column ``value``). Integers, booleans and enums (index of the symbol) take
+one column, a double one with its 64 bits; string, bytes and fixed take two, ``x.off`` and ``x.len``, into the heap.
 
 Columns are those of a schema's newest version. An older version's messages fill what the newest lacks into hidden
 columns behind the visible ones, and what they lack themselves with the newest version's defaults.
