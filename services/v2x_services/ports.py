@@ -1,0 +1,146 @@
+"""Ports of the services: what a service needs from the world, small enough that a fake of each is honest.
+
+``LogSink`` writes to Kafka, ``MessageSource`` takes messages from MQTT, ``Clock`` says what time it is. The real ones
+are ``v2x_services.kafka``, ``v2x_services.ingest.mqtt`` and ``SystemClock``; the fakes are in
+``v2x_services.testing``, and one contract suite (tests/contract) runs on both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Headers = Sequence[tuple[str, bytes]]
+"""Kafka record headers. The sequence may be shared between records; the sink does not change it."""
+
+NO_TOKEN = -1
+"""Token of a record whose fate nobody wants to hear of (a tick)."""
+
+Completion = Callable[[list[int], Exception | None], None]
+"""Called with the tokens of records that are durable (None), or that Kafka refuses for good (``RecordRefused``)."""
+
+
+class LogSink(Protocol):
+    """Writes records to a log, in order per (topic, partition), and says when they are durable.
+
+    A record is durable or refused exactly once; every other fault is retried for ever, in order. Completions come from
+    the event loop, never from inside ``append``.
+    """
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes appended and neither durable nor refused."""
+        ...
+
+    @property
+    def pending_records(self) -> int:
+        """Records appended and neither durable nor refused."""
+        ...
+
+    async def start(self, on_done: Completion) -> None:
+        """Connect; waits until the log can be reached. BrokerError where a topic that was asked for is missing."""
+        ...
+
+    def partitions(self, topic: str) -> int:
+        """Return how many partitions ``topic`` has (a topic named when the sink was made)."""
+        ...
+
+    def append(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers, token: int) -> None:
+        """Queue one record. Never blocks and never refuses: watch ``pending_bytes`` or await ``room``."""
+        ...
+
+    def flush(self) -> None:
+        """Send what is queued now instead of at the next flush time."""
+        ...
+
+    async def room(self) -> None:
+        """Wait until ``pending_bytes`` is below the sink's bound."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until nothing is pending."""
+        ...
+
+    async def stop(self, drain_s: float = 10.0) -> None:
+        """Drain for at most ``drain_s`` seconds, then close; what is still pending then is never reported."""
+        ...
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """Messages that were read from one MQTT connection at once, as columns of equal length."""
+
+    epoch: int  # number of the connection; packet ids belong to it
+    rx_us: int  # when they were read, microseconds UTC
+    topics: list[str]
+    payloads: list[bytes]
+    packet_ids: list[int]  # 0: QoS 0, nothing to acknowledge
+    retained: list[bool]  # sent because of a new subscription, not because it was just published
+
+
+class SourceListener(Protocol):
+    """What a source tells: arrivals, and the beginning and end of connections (epochs)."""
+
+    def arrived(self, batch: Arrivals) -> None:
+        """Take messages that came in."""
+        ...
+
+    def connected(self, epoch: int, *, session_present: bool) -> None:
+        """Tell that a connection stands; without ``session_present`` what waited for us may be lost."""
+        ...
+
+    def disconnected(self, epoch: int, reason: str) -> None:
+        """Tell that the connection ended: what is not acknowledged comes again in a later epoch."""
+        ...
+
+
+class MessageSource(Protocol):
+    """Takes messages from a broker at least once; each is sent again until it is acknowledged."""
+
+    async def start(self, listener: SourceListener) -> None:
+        """Connect in the background and keep connected; returns at once."""
+        ...
+
+    def acknowledge(self, epoch: int, packet_ids: Sequence[int]) -> bool:
+        """Acknowledge in this order; False (and nothing done) where ``epoch`` is over."""
+        ...
+
+    def pause(self) -> None:
+        """Take no more messages (back-pressure); what was read before may still arrive."""
+        ...
+
+    def resume(self) -> None:
+        """Go on taking messages."""
+        ...
+
+    async def stop(self) -> None:
+        """Disconnect and leave the session behind for the next start."""
+        ...
+
+
+class Clock(Protocol):
+    """The time, passed in wherever it is needed."""
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch, UTC; may jump."""
+        ...
+
+    def monotonic_us(self) -> int:
+        """Microseconds since some start; never jumps."""
+        ...
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    __slots__ = ()
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch, UTC."""
+        return time.time_ns() // 1000
+
+    def monotonic_us(self) -> int:
+        """Microseconds of the monotonic clock."""
+        return time.monotonic_ns() // 1000
