@@ -187,7 +187,7 @@ class Broker:
         self._pid_file.unlink(missing_ok=True)
 
     def _stop_left_over(self) -> None:
-        """Stop what a killed supervisor left here: the process of the pid file, if its command line names the folder."""
+        """Stop what a killed supervisor left: the process of the pid file, if its command line names the folder."""
         try:
             pid = int(self._pid_file.read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()

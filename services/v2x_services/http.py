@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
@@ -37,6 +38,13 @@ class HealthServer:
             msg = f"cannot listen on {self._host}:{self.port} for /metrics ({e}); give another metrics port (0: any)"
             raise ConfigError(msg) from e
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def tell(self, state_dir: Path) -> None:
+        """Write the port to ``{state_dir}/{service}.port``, for whoever started us with port 0."""
+        state_dir.mkdir(parents=True, exist_ok=True)
+        beside = state_dir / f"{self._metrics.service}.port.tmp"
+        beside.write_text(f"{self.port}\n")
+        beside.replace(state_dir / f"{self._metrics.service}.port")
 
     async def stop(self) -> None:
         """Stop listening."""

@@ -105,7 +105,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     Metric("v2x_sink_records_total", _C, "records", ("topic",), "Records acknowledged by Kafka"),
     Metric("v2x_sink_batches_total", _C, "batches", ("topic",), "Batches acknowledged by Kafka"),
     Metric("v2x_sink_retries_total", _C, "batches", ("topic",), "Batches sent again after a fault"),
-    Metric("v2x_sink_failed_total", _C, "records", ("topic",), "Records that Kafka refused for good"),
+    Metric("v2x_sink_refused_total", _C, "records", ("topic",), "Records that Kafka refused for good"),
     Metric("v2x_sink_pending_bytes", _G, "bytes", (), "Appended and not yet acknowledged"),
     # fusion
     Metric("v2x_fusion_records_total", _C, "records", ("topic",), "Input records taken from Kafka by this process"),
@@ -119,9 +119,10 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "Taken and held back (late-scan buffer); 0 where nothing waits",
     ),
     Metric("v2x_fusion_outputs_total", _C, "records", ("topic",), "Outputs made by the engines"),
-    Metric("v2x_fusion_written_total", _C, "records", ("topic",), "Outputs that Kafka acknowledged"),
+    Metric("v2x_fusion_written_total", _C, "records", (), "Outputs that Kafka acknowledged"),
+    Metric("v2x_fusion_refused_total", _C, "records", (), "Outputs that Kafka will never take (too large)"),
     Metric("v2x_fusion_suppressed_total", _C, "records", ("topic",), "Outputs of a replay that were already out"),
-    Metric("v2x_fusion_outputs_in_flight", _G, "records", ("topic",), "Outputs made and not yet acknowledged"),
+    Metric("v2x_fusion_outputs_in_flight", _G, "records", (), "Outputs made and not yet acknowledged"),
     Metric("v2x_fusion_lag_records", _G, "records", ("topic", "partition"), "Records in the log beyond our position"),
     Metric("v2x_fusion_step_seconds", _H, "seconds", ("topic",), "Engine time for one fetched batch"),
     Metric(
@@ -172,7 +173,12 @@ LAWS: Final[tuple[Law, ...]] = (
     Law(
         "fusion outputs",
         "v2x_fusion_outputs_total",
-        ("v2x_fusion_written_total", "v2x_fusion_suppressed_total", "v2x_fusion_outputs_in_flight"),
+        (
+            "v2x_fusion_written_total",
+            "v2x_fusion_suppressed_total",
+            "v2x_fusion_refused_total",
+            "v2x_fusion_outputs_in_flight",
+        ),
     ),
 )
 

@@ -64,7 +64,6 @@ class Settings(BaseSettings):
         4_000_000, ge=1024, description="Payload bytes of a device a second before quarantine"
     )
 
-    fusion_group: str = Field("v2x-fusion", min_length=1, description="Group that positions are committed under")
     fusion_partitions: str = Field("all", description="Partitions that this process fuses: all, or 0-3,6")
     fetch_records: int = Field(500, ge=1, le=10_000, description="Most records of one engine step; bounds its time")
     snapshot_s: Seconds = Field(5.0, description="Time between snapshots of a partition")

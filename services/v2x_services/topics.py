@@ -7,6 +7,7 @@ is fixed within a generation, because zones are placed by it: ``apply`` refuses 
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
-
 from v2x.errors import BrokerError, DecodeError
 from v2x.topics import GANTRY, KAFKA_TOPICS, OBSERVATIONS, KafkaTopic
+
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 
@@ -93,7 +94,7 @@ async def delete_all(bootstrap: str) -> None:
 
 
 async def generations(bootstrap: str, topics: Sequence[str]) -> dict[str, dict[int, str]]:
-    """Return for each topic and partition its generation: empty if there is none, ``?`` if retention took the genesis."""
+    """Return the generation of each partition: empty if there is none, ``?`` if retention took the genesis."""
     if not topics:
         return {}
     codec = ReferenceCodec(Registry.load())
@@ -102,8 +103,7 @@ async def generations(bootstrap: str, topics: Sequence[str]) -> dict[str, dict[i
         found: dict[str, dict[int, str]] = {}
         for topic in topics:
             parts = [TopicPartition(topic, p) for p in sorted(await _partitions(consumer, topic))]
-            consumer.assign(parts)
-            begin, end = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
+            begin, end = await bounds(consumer, parts)
             of = found[topic] = {tp.partition: "" for tp in parts}
             for tp in parts:
                 if begin[tp] > 0:
@@ -113,6 +113,18 @@ async def generations(bootstrap: str, topics: Sequence[str]) -> dict[str, dict[i
                     consumer.seek(tp, 0)
                     of[tp.partition] = generation_of(codec, (await consumer.getone(tp)).value)
         return found
+
+
+async def bounds(consumer: Any, tps: Sequence[TopicPartition]) -> tuple[dict[Any, int], dict[Any, int]]:
+    """Return first offset, and last offset plus one, of partitions; assigns them, paused.
+
+    Without the seek aiokafka would look for a committed position meanwhile, and raise that there is none.
+    """
+    consumer.assign(tps)
+    consumer.pause(*tps)
+    for tp in tps:
+        consumer.seek(tp, 0)
+    return await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
 
 
 def generation_of(codec: ReferenceCodec, value: bytes | None) -> str:
@@ -135,7 +147,12 @@ async def _write_genesis(bootstrap: str, partitions: int) -> list[str]:
             named = next((g for g in by_partition.values() if len(g) > 1), None) or str(uuid.uuid4())
             empty = [p for p, g in by_partition.items() if g == ""]
             for p in empty:
-                record = {"generation": named, "partition": p, "partitions": partitions, "ts_ms": time.time_ns() // 10**6}
+                record = {
+                    "generation": named,
+                    "partition": p,
+                    "partitions": partitions,
+                    "ts_ms": time.time_ns() // 10**6,
+                }
                 await producer.send_and_wait(topic, codec.encode("genesis", record), GENESIS_KEY, p)
             if empty:
                 done.append(f"{topic}: genesis {named} in {len(empty)} partitions")
@@ -188,7 +205,9 @@ async def _create(admin: Any, topics: Sequence[KafkaTopic], partitions: int, rep
 
 
 async def _alter(admin: Any, topic: KafkaTopic, replication: int) -> None:
-    answers = await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name, wanted(topic, replication))])
+    answers = await admin.alter_configs(
+        [ConfigResource(ConfigResourceType.TOPIC, topic.name, wanted(topic, replication))]
+    )
     for code, message, *_ in answers[0].resources:
         if code:
             raise BrokerError(f"Kafka refuses the settings of {topic.name}: {message}")
@@ -196,8 +215,6 @@ async def _alter(admin: Any, topic: KafkaTopic, replication: int) -> None:
 
 async def _wait(admin: Any, done: Any) -> None:
     """Wait until the metadata of all topics satisfy ``done`` (name -> partitions with a leader)."""
-    import asyncio  # noqa: PLC0415
-
     deadline = time.monotonic() + _APPEAR_S
     while True:
         found = {
@@ -223,7 +240,9 @@ async def _partitions(consumer: Any, topic: str) -> set[int]:
 
 @asynccontextmanager
 async def _admin(bootstrap: str) -> AsyncIterator[Any]:
-    async with _started(AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000), bootstrap) as admin:
+    async with _started(
+        AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000), bootstrap
+    ) as admin:
         yield admin
 
 
@@ -234,7 +253,9 @@ async def _started(client: Any, bootstrap: str) -> AsyncIterator[Any]:
         await client.start()
     except (KafkaError, OSError) as e:
         await stop()
-        raise BrokerError(f"no Kafka answers at {bootstrap} ({e}); is it running? (`v2x up`, or V2X_KAFKA_BOOTSTRAP)") from e
+        raise BrokerError(
+            f"no Kafka answers at {bootstrap} ({e}); is it running? (`v2x up`, or V2X_KAFKA_BOOTSTRAP)"
+        ) from e
     try:
         yield client
     finally:

@@ -1,0 +1,106 @@
+"""Snapshots of one input partition: files written atomically, the newest three kept, a damaged one passed over.
+
+A file is one JSON line (what the snapshot belongs to, and the SHA-256 of the rest) and the core's own bytes. It is
+complete or absent: written beside its place, fsynced, renamed, the folder fsynced. A lock keeps a second process away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from v2x.errors import ConfigError
+
+KEEP: Final = 3
+_FORMAT: Final = 1
+log = structlog.get_logger("fusion")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a snapshot belongs to."""
+
+    topic: str
+    partition: int
+    partitions: int
+    generation: str  # of the input topic
+    position: int  # last input offset taken in
+    clean: bool  # everything up to the position is out, and nothing beyond
+    code: str  # version of the code, and of the schemas
+    config: str  # checksum of the zones and of what changes results
+
+
+class SnapshotStore:
+    """Snapshots of one partition in ``folder``; raises ConfigError if another process has them open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as e:
+            msg = f"cannot keep snapshots in {folder}: {e}; give another state_dir (V2X_STATE_DIR)"
+            raise ConfigError(msg) from e
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(self._lock)
+            msg = f"another process fuses from {folder}; stop it, or give this one another state_dir or partitions"
+            raise ConfigError(msg) from e
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        os.close(self._lock)
+
+    def load(self) -> tuple[Label, bytes] | None:
+        """Return the newest snapshot that is whole, or None."""
+        for path in self._newest_first():
+            found = _read(path)
+            if found is not None:
+                return found
+            log.error("snapshot is damaged, taking the one before", file=str(path))
+        return None
+
+    def save(self, label: Label, blob: bytes) -> int:
+        """Write a snapshot and drop the oldest; return the file's size."""
+        head = json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(blob).hexdigest(), **asdict(label)}).encode()
+        path = self.folder / f"{label.position:020d}.snap"
+        beside = path.with_suffix(".tmp")
+        with beside.open("wb") as f:
+            f.write(head + b"\n" + blob)
+            f.flush()
+            os.fsync(f.fileno())
+        beside.replace(path)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        for old in self._newest_first()[KEEP:]:
+            old.unlink(missing_ok=True)
+        return len(head) + 1 + len(blob)
+
+    def retire(self) -> None:
+        """Put all snapshots aside: they belong to another world."""
+        for path in self._newest_first():
+            path.rename(path.with_suffix(".retired"))
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("*.snap"), reverse=True)
+
+
+def _read(path: Path) -> tuple[Label, bytes] | None:
+    try:
+        head, _, blob = path.read_bytes().partition(b"\n")
+        fields = json.loads(head)
+        if fields.pop("format") != _FORMAT or fields.pop("sha256") != hashlib.sha256(blob).hexdigest():
+            return None
+        return Label(**fields), blob
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
