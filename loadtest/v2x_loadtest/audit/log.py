@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from v2x.audit import EventRow, PositionRow
 from v2x.errors import BrokerError
@@ -212,8 +213,8 @@ async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS) -> Log:
     )
     try:
         await consumer.start()
-        for topic in topics:
-            await _read_topic(consumer, topic, log)
+        for topic, partitions in (await topic_partitions(bootstrap, topics)).items():
+            await _read_topic(consumer, topic, partitions, log)
     except KafkaError as error:
         msg = f"Kafka at {bootstrap} could not be read: {error!r}"
         raise BrokerError(msg) from error
@@ -222,10 +223,9 @@ async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS) -> Log:
     return log
 
 
-async def _read_topic(consumer: AIOKafkaConsumer, topic: str, log: Log) -> None:
+async def _read_topic(consumer: AIOKafkaConsumer, topic: str, partitions: Sequence[int], log: Log) -> None:
     """Read one topic to its end; one at a time, so that little is buffered."""
-    partitions = await _partitions(consumer, topic)
-    tps = [TopicPartition(topic, number) for number in sorted(partitions)]
+    tps = [TopicPartition(topic, number) for number in partitions]
     start, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     log.ends.update({(tp.topic, tp.partition): end[tp] for tp in tps})
     todo = {tp for tp in tps if end[tp] > start[tp]}
@@ -253,10 +253,16 @@ async def _read_topic(consumer: AIOKafkaConsumer, topic: str, log: Log) -> None:
                 todo.discard(tp)
 
 
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    known = await consumer.topics()
-    partitions = consumer.partitions_for_topic(topic) if topic in known else None
-    if not partitions:
-        msg = f"Kafka has no topic {topic}; `v2x topics apply` makes it"
-        raise BrokerError(msg)
-    return set(partitions)
+async def topic_partitions(bootstrap: str, topics: Sequence[str]) -> dict[str, list[int]]:
+    """Return the partitions of each topic; BrokerError if one is not there."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        await admin.start()
+        found = {t["topic"]: [p["partition"] for p in t["partitions"]] for t in await admin.describe_topics()}
+    finally:
+        await admin.close()
+    for topic in topics:
+        if not found.get(topic):
+            msg = f"Kafka has no topic {topic}; `v2x topics apply` makes it"
+            raise BrokerError(msg)
+    return {topic: sorted(found[topic]) for topic in topics}

@@ -1,0 +1,69 @@
+"""The audit's reader on a real Kafka: every record once, and clear words for mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaProducer
+from v2x.errors import BrokerError
+from v2x.topics import DEADLETTER, DEVICES, HEADER_COPY, HEADER_RX, OBSERVATIONS
+
+from v2x_codecs.reference import ReferenceCodec
+from v2x_codecs.registry import Registry
+from v2x_loadtest.audit.log import read_log
+from v2x_loadtest.audit.verdict import judge
+
+pytestmark = pytest.mark.real
+BOOT = 1_700_000_000_000
+
+
+@pytest_asyncio.fixture
+async def producer(world: str) -> AsyncIterator[AIOKafkaProducer]:
+    made = AIOKafkaProducer(bootstrap_servers=world)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+def heartbeat(codec: ReferenceCodec, device: str, seq: int) -> bytes:
+    raw = Registry.load().get("rsu_hb").raw
+    blank = {f["name"]: "" if f["type"] == "string" else 0 for f in raw["fields"] if isinstance(f["type"], str)}
+    blank |= {f["name"]: [] for f in raw["fields"] if isinstance(f["type"], dict)}
+    return codec.encode("rsu_hb", {**blank, "device": device, "boot": BOOT, "seq": seq, "ts_ms": BOOT})
+
+
+async def test_every_record_is_read_once_and_gaps_are_found(world: str, producer: AIOKafkaProducer) -> None:
+    codec = ReferenceCodec(Registry.load())
+    headers = [(HEADER_RX, (BOOT * 1000).to_bytes(8, "big"))]
+    for seq in (*range(500), *range(503, 1000), 7):
+        await producer.send(OBSERVATIONS, heartbeat(codec, "A", seq), key=b"z", partition=seq % 2, headers=headers)
+    await producer.send(OBSERVATIONS, heartbeat(codec, "A", 0), partition=1, headers=[*headers, (HEADER_COPY, b"")])
+    await producer.send(DEVICES, b"junk", partition=0)
+    await producer.flush()
+
+    log = await read_log(world)
+    verdict = judge(log, None)
+    assert len(log) == 998
+    assert verdict.account.logged == 997
+    assert verdict.account.repeated == 1
+    assert [str(run) for run in verdict.account.streams[0].lost] == ["500-502"]
+    assert verdict.account.lost == 3
+    assert verdict.halo_copies == 1
+    assert verdict.strange == {DEVICES: 1}
+    assert log.others == {"genesis": 4}  # of observations and of gantry, two partitions each
+    assert int(log.column("rx_us")[0]) == BOOT * 1000
+    assert log.ends[OBSERVATIONS, 0] + log.ends[OBSERVATIONS, 1] == 998 + 1 + 2
+
+
+async def test_a_topic_that_is_not_there_is_named(world: str) -> None:
+    with pytest.raises(BrokerError, match=r"no topic v2x\.nothing"):
+        await read_log(world, ("v2x.nothing",))
+
+
+async def test_no_kafka_is_one_clear_error() -> None:
+    with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1 could not be read"):
+        await read_log("127.0.0.1:1", (DEADLETTER,))
