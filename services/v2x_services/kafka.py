@@ -146,7 +146,8 @@ class KafkaSink:
         await self._connect()
         for topic in self._topics:
             try:
-                parts = await asyncio.wait_for(self._producer.partitions_for(topic), 5.0)
+                async with asyncio.timeout(5.0):
+                    parts = await self._producer.partitions_for(topic)
             except Exception as e:
                 await self._close_producer()
                 msg = f"Kafka at {self._bootstrap} has no topic {topic!r}: run `v2x topics apply` first ({e!r})"
@@ -201,7 +202,8 @@ class KafkaSink:
         if self._pump is None:
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.drain(), drain_s)
+            async with asyncio.timeout(drain_s):
+                await self.drain()
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -229,9 +231,11 @@ class KafkaSink:
     # -- the pump: builds batches, and producers
 
     async def _run(self) -> None:
-        while True:
+        while not self._closing:
             try:
-                await asyncio.wait_for(self._wake.wait(), 1.0 if self._in_flight else None)
+                # Not wait_for: in Python 3.11 it loses a cancellation that meets its result.
+                async with asyncio.timeout(1.0 if self._in_flight else None):
+                    await self._wake.wait()
             except TimeoutError:
                 self._look_for_stuck()
             self._wake.clear()
@@ -349,7 +353,8 @@ class KafkaSink:
                 retry_backoff_ms=50,
             )
             try:
-                await asyncio.wait_for(producer.start(), 10.0)
+                async with asyncio.timeout(10.0):
+                    await producer.start()
             except asyncio.CancelledError:
                 await _close(producer)
                 raise
@@ -377,10 +382,12 @@ class KafkaSink:
 async def _close(producer: Any) -> None:
     """Close a producer, however broken: its own stop() would wait for ever for what it can no longer send."""
     with suppress(Exception):
-        await asyncio.wait_for(producer.stop(), 2.0)
+        async with asyncio.timeout(2.0):
+            await producer.stop()
         return
     with suppress(Exception):
-        await asyncio.wait_for(producer.client.close(), 2.0)
+        async with asyncio.timeout(2.0):
+            await producer.client.close()
 
 
 def _count(counter: dict[str, int], topic: str, n: int) -> None:
