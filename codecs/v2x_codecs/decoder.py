@@ -8,115 +8,133 @@ from typing import Final
 import numpy as np
 from v2x.columns import I32, I64, Batch, Table
 
-from v2x_codecs.kernel import decode
+from v2x_codecs import kernel
 from v2x_codecs.layout import Layout
 from v2x_codecs.program import compile_layout
 from v2x_codecs.reference import MAX_PAYLOAD
 from v2x_codecs.registry import Registry
 
-_DECAY: Final = 0.95  # how fast the memory of dense batches fades
+_STEP: Final = 8  # batch sizes are rounded up to 1/8 of a power of two, so that a plan of the store serves many
+_MIB: Final = 1 << 20
 _SPARE: Final = 1.25
+_FORGET: Final = 1024  # batches after which the memory of dense ones is renewed
 _ANY: Final = np.empty(0, np.int32)
 
 
 class ColumnDecoder:
     """``v2x.columns.Decoder``: numba, table-driven, nothing compiled on the data path.
 
-    Not for two threads at once: room for rows is guessed from earlier batches.
+    Not for two threads at once: the room for rows is guessed from earlier batches.
     """
 
     def __init__(self, registry: Registry, max_payload: int = MAX_PAYLOAD) -> None:
         layout = Layout(registry)
         self._program = compile_layout(layout)
-        self._plans = [(t.index, t.name, t.fields) for t in layout.tables if t.used]
+        self._specs = [(t.name, t.fields, t.used) for t in layout.tables]
         self._max = max_payload
         self._pad = bytes(self._program.pad)
-        self._density = np.zeros(len(layout.tables))  # rows a byte, lately
+        self._dense = np.zeros(len(layout.tables), np.int64)  # rows to make room for in a MiB
+        self._plans: dict[int, _Plan] = {}
+        self._batches = 0
         none = np.empty(0, np.int32)
         self._empty = {
             name: Table(name, fields, np.empty((0, len(fields)), np.int64), none, none)
-            for _, name, fields in self._plans
+            for name, fields, used in self._specs
+            if used
         }
         self.schemas = layout.schemas
         self.field_names = layout.field_names
 
     def decode_mqtt(self, payloads: Sequence[bytes], expect: I32 | None = None) -> Batch:
         """Decode single-object payloads; ``expect[i]`` is the schema index its topic stands for, -1 for any."""
-        return self._decode(
-            payloads, _ANY if expect is None else np.array(expect, np.int32), self._program.by_fingerprint, mqtt=True
-        )
+        wanted = _ANY if expect is None else np.array(expect, np.int32)
+        if len(wanted) not in {0, len(payloads)}:
+            raise ValueError(f"{len(wanted)} expected schemas for {len(payloads)} payloads")
+        return self._decode(payloads, wanted, self._program.by_fingerprint, mqtt=True)
 
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:
         """Decode values in Confluent framing."""
         return self._decode(values, _ANY, self._program.by_id, mqtt=False)
 
-    def _decode(self, payloads: Sequence[bytes], expect: I32, table: I64, *, mqtt: bool) -> Batch:
+    def _decode(self, payloads: Sequence[bytes], expect: I32, known: I64, *, mqtt: bool) -> Batch:
         n = len(payloads)
         heap = b"".join([*payloads, self._pad])
-        ends = np.cumsum(np.fromiter(map(len, payloads), np.int64, n))
-        size = len(heap)
-        batch = Batch(
-            verdict=np.empty(n, np.int16),
-            at=np.empty(n, np.int32),
-            bad_field=np.empty(n, np.int32),
-            schema=np.empty(n, np.int32),
-            row=np.empty(n, np.int32),
-            tables=dict(self._empty),
-            heap=heap,
-        )
-        p = self._program
-        rows = np.zeros(len(p.width), np.int64)
-        store = _Store(p.width, np.ceil(self._density * (size * _SPARE)).astype(np.int64))
-        need = np.zeros(2, np.int64)
+        lengths = np.fromiter(map(len, payloads), np.int64, n)
+        verdict, out = np.empty(n, np.int16), np.empty((4, n), np.int32)
         data = np.frombuffer(heap, np.uint8)
+        p, plan = self._program, self._plan(len(heap))
+        plan.tables[:, kernel.ROWS] = 0
+        store, links = plan.allocate()
         done = 0
         while True:
-            done = decode(
-                data, ends, done, mqtt, expect, self._max, table,
-                p.entry, p.ops, p.lo, p.span, p.enum, p.field, p.width,
-                store.room, store.base, store.link_base, rows, store.cells, store.msg, store.parent, need,
-                batch.verdict, batch.at, batch.bad_field, batch.schema, batch.row,
+            done = kernel.decode(
+                data, lengths, done, mqtt, expect, self._max, known, p.entry, p.ops, p.limits,
+                plan.tables, store, links, verdict, out,
             )  # fmt: skip
             if done == n:
                 break
-            # Assume that what is left is as dense as what made the table overflow.
-            share = size / max(int(ends[done]), 1)
-            store = store.grown(int(need[0]), int(need[1] * share * _SPARE) + 1, rows)
-        np.maximum(self._density * _DECAY, rows / size, out=self._density)
-        for index, name, fields in self._plans:
-            if rows[index]:
-                batch.tables[name] = store.table(index, name, fields, int(rows[index]))
+            share = float(len(heap) / max(int(lengths[: done + 1].sum()), 1))
+            plan, store, links = self._grow(plan, store, links, len(heap), share)
+        at, bad_field, schema, row = out
+        batch = Batch(verdict, at, bad_field, schema, row, dict(self._empty), heap)
+        tables = plan.tables
+        for t in tables[:-1, kernel.ROWS].nonzero()[0].tolist():
+            name, fields, used = self._specs[t]
+            if used:
+                width, _, base, link, rows, _ = tables[t].tolist()
+                cells = store[base : base + rows * width].reshape(rows, width)
+                if width > len(fields):
+                    cells = cells[:, : len(fields)]
+                link_end = link + rows
+                batch.tables[name] = Table(name, fields, cells, links[0, link:link_end], links[1, link:link_end])
         return batch
 
+    def _plan(self, size: int) -> _Plan:
+        self._batches += 1
+        if self._batches % _FORGET == 0:
+            peaks = [plan.tables[:-1, kernel.PEAK] for plan in self._plans.values()]
+            self._dense = np.max(peaks, axis=0) if peaks else self._dense
+            self._plans.clear()
+        unit = max(1 << size.bit_length() >> 1, _STEP) // _STEP
+        bucket = -(-size // unit) * unit
+        plan = self._plans.get(bucket)
+        if plan is None:
+            plan = self._plans[bucket] = _Plan(self._program.width, self._dense * bucket // _MIB + (self._dense > 0))
+        return plan
 
-class _Store:
-    """One allocation for the cells of all tables, one each for their links."""
+    def _grow(self, plan: _Plan, store: I64, links: I32, size: int, share: float) -> tuple[_Plan, I64, I32]:
+        """Make room in the table that is full, as if the rest of the batch were like what was read; rows move over."""
+        table, rows = int(plan.tables[-1, kernel.ROOM]), int(plan.tables[-1, kernel.ROWS])
+        room = plan.tables[:-1, kernel.ROOM].copy()
+        room[table] = int(rows * share * _SPARE) + 1
+        self._dense[table] = max(int(self._dense[table]), int(room[table]) * _MIB // size)
+        self._plans.clear()
+        new = _Plan(self._program.width, room)
+        new.tables[:-1, kernel.ROWS] = plan.tables[:-1, kernel.ROWS]
+        new_store, new_links = new.allocate()
+        for t in new.tables[:-1, kernel.ROWS].nonzero()[0].tolist():
+            width, _, base, link, used, _ = new.tables[t].tolist()
+            old, old_link = int(plan.tables[t, kernel.BASE]), int(plan.tables[t, kernel.LINK])
+            new_store[base : base + used * width] = store[old : old + used * width]
+            new_links[:, link : link + used] = links[:, old_link : old_link + used]
+        return new, new_store, new_links
+
+
+class _Plan:
+    """Where the rows of each table go in one store, for batches of about one size."""
+
+    __slots__ = ("_cells", "_rows", "tables")
 
     def __init__(self, width: I64, room: I64) -> None:
-        self.width, self.room = width, room
+        self.tables = np.zeros((len(width) + 1, 6), np.int64)
+        table = self.tables[:-1]
         cells = room * width
-        self.base = np.cumsum(cells) - cells
-        self.link_base = np.cumsum(room) - room
-        self.cells = np.empty(int(cells.sum()), np.int64)
-        self.msg = np.empty(int(room.sum()), np.int32)
-        self.parent = np.empty(len(self.msg), np.int32)
+        table[:, kernel.WIDTH] = width
+        table[:, kernel.ROOM] = room
+        table[:, kernel.BASE] = np.cumsum(cells) - cells
+        table[:, kernel.LINK] = np.cumsum(room) - room
+        self._cells, self._rows = int(cells.sum()), int(room.sum())
 
-    def grown(self, table: int, rows: int, used: I64) -> _Store:
-        """Return a copy with more room in one table."""
-        room = self.room.copy()
-        room[table] = rows
-        new = _Store(self.width, room)
-        for t in np.flatnonzero(used):
-            count = int(used[t])
-            cells = count * int(self.width[t])
-            new.cells[new.base[t] : new.base[t] + cells] = self.cells[self.base[t] : self.base[t] + cells]
-            old, at = int(self.link_base[t]), int(new.link_base[t])
-            new.msg[at : at + count] = self.msg[old : old + count]
-            new.parent[at : at + count] = self.parent[old : old + count]
-        return new
-
-    def table(self, index: int, name: str, fields: tuple[str, ...], rows: int) -> Table:
-        """Return the rows of a table, as views."""
-        base, width, link = int(self.base[index]), int(self.width[index]), int(self.link_base[index])
-        data = self.cells[base : base + rows * width].reshape(rows, width)[:, : len(fields)]
-        return Table(name, fields, data, self.msg[link : link + rows], self.parent[link : link + rows])
+    def allocate(self) -> tuple[I64, I32]:
+        """Return a store and its links."""
+        return np.empty(self._cells, np.int64), np.empty((2, self._rows), np.int32)

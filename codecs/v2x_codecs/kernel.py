@@ -41,6 +41,8 @@ ONE = u64(1)
 LOW7 = u64(0x7F)
 CONTINUES = u64(0x80)
 
+WIDTH, ROOM, BASE, LINK, ROWS, PEAK = range(6)  # columns of ``tables``; PEAK: most rows in a MiB of late
+AT, BAD_FIELD, SCHEMA, ROW = range(4)  # lines of ``out``
 # Columns of the stack of open arrays.
 S_BODY, S_LEFT, S_TABLE, S_WRITE, S_ROW, S_TOTAL, S_FIRST, S_BLOCK, S_STOP = range(9)
 S_WIDTH = 9
@@ -98,10 +100,10 @@ def is_utf8(heap, pos, end):
 
 
 @nb.njit(inline="always")
-def _bold_ints(heap, pos, lo, span, slot, count, store, write):
+def _bold_ints(heap, pos, limits, slot, count, store, write):
     """Decode ``count`` ints; return the position behind them and whether anything was wrong."""
     p = u64(pos)
-    s = u64(slot)
+    s = u64(4 * slot)
     w = u64(write)
     wrong = False
     for _ in range(count):
@@ -125,23 +127,23 @@ def _bold_ints(heap, pos, lo, span, slot, count, store, write):
                         raw = (raw & u64(0xFFFFFFF)) | (byte << u64(28))
                         wrong |= byte >= CONTINUES
         value = _zigzag(raw)
-        wrong |= u64(value - lo[s]) > span[s]
+        wrong |= u64(value - limits[s]) > u64(limits[s + ONE])
         store[w] = value
-        s += ONE
+        s += u64(4)
         w += ONE
     return i64(p), wrong
 
 
 @HELPER
-def careful_integers(heap, pos, end, lo, span, enum, slot, count, store, write, most):
+def careful_integers(heap, pos, end, limits, slot, count, store, write, most):
     """Decode integers of at most ``most`` bytes; return position, verdict and the slot that is wrong."""
     for k in range(count):
         value, after, verdict = varint(heap, pos, end, most)
         if verdict == OK and most == 5 and (value < -(1 << 31) or value > (1 << 31) - 1):
             verdict = i64(BAD_VARINT)
-        s = u64(slot + k)
-        if verdict == OK and u64(value - lo[s]) > span[s]:
-            verdict = i64(BAD_VALUE) if enum[s] else i64(OUT_OF_RANGE)
+        s = u64(4 * (slot + k))
+        if verdict == OK and u64(value - limits[s]) > u64(limits[s + ONE]):
+            verdict = i64(BAD_VALUE) if limits[s + u64(2)] else i64(OUT_OF_RANGE)
         if verdict != OK:
             return pos, verdict, i64(slot + k)
         store[u64(write + k)] = value
@@ -160,7 +162,7 @@ def lookup(table, key):
 
 
 @HELPER
-def header(heap, start, end, mqtt, table):
+def header(heap, start, end, mqtt, known):
     """Return entry of the schema, start of the body (or offset of what is wrong) and verdict."""
     size = end - start
     if size == 0:
@@ -173,7 +175,7 @@ def header(heap, start, end, mqtt, table):
         key = u64(0)
         for k in range(8):
             key |= u64(heap[start + 2 + k]) << u64(8 * k)
-        entry = lookup(table, i64(key))
+        entry = lookup(known, i64(key))
         return entry, start + 10 if entry >= 0 else i64(2), i64(OK) if entry >= 0 else i64(UNKNOWN_SCHEMA)
     if heap[start] != 0:
         return i64(-1), i64(0), i64(BAD_FRAMING)
@@ -182,7 +184,7 @@ def header(heap, start, end, mqtt, table):
     number = i64(0)
     for k in range(1, 5):
         number = (number << 8) | i64(heap[start + k])
-    entry = lookup(table, number)
+    entry = lookup(known, number)
     return entry, start + 5 if entry >= 0 else i64(1), i64(OK) if entry >= 0 else i64(UNKNOWN_SCHEMA)
 
 
@@ -211,59 +213,58 @@ def block(heap, pos, end, total, most_items, item_bytes):
 
 
 _HEAP = nb.types.Array(nb.uint8, 1, "C", readonly=True)  # bytes, as numpy sees them
-_INT, _INTS, _U64S, _U8S = nb.int64, nb.int64[::1], nb.uint64[::1], nb.uint8[::1]
-_TABLE, _I32S, _I16S = nb.int64[:, ::1], nb.int32[::1], nb.int16[::1]
-_INPUT = (_HEAP, _INTS, _INT, nb.boolean, _I32S, _INT, _TABLE)
-_PROGRAM = (_TABLE, _TABLE, _INTS, _U64S, _U8S, _I32S, _INTS)
-_TABLES = (_INTS, _INTS, _INTS, _INTS, _INTS, _I32S, _I32S, _INTS)
-_VERDICTS = (_I16S, _I32S, _I32S, _I32S, _I32S)
+_INT, _INTS, _GRID, _I32S, _I32_GRID = nb.int64, nb.int64[::1], nb.int64[:, ::1], nb.int32[::1], nb.int32[:, ::1]
+_INPUT = (_HEAP, _INTS, _INT, nb.boolean, _I32S, _INT, _GRID)
+_PROGRAM = (_GRID, _GRID, _INTS)
+_OUTPUT = (_GRID, _INTS, _I32_GRID, nb.int16[::1], _I32_GRID)
 
 
-# fmt: off
-@nb.njit(_INT(*_INPUT, *_PROGRAM, *_TABLES, *_VERDICTS), nogil=True, cache=True, error_model="numpy")
+@nb.njit(_INT(*_INPUT, *_PROGRAM, *_OUTPUT), nogil=True, cache=True, error_model="numpy")
 def decode(
-    heap, ends, first, mqtt, expect, max_payload, table,
-    entry, ops, lo, span, enum, field, width,
-    room, base, link_base, rows, store, msg, parent, need,
-    verdicts, ats, bad_fields, schemas, root_rows,
+    heap, lengths, first, mqtt, expect, max_payload, known, entry, ops, limits, tables, store, links, verdicts, out
 ):
-    # fmt: on
     """Decode messages from ``first`` on; return the number of messages, or the one for which a table is full.
 
-    Message i is ``heap[ends[i-1]:ends[i]]``. Row r of table t is at ``store[base[t] + r * width[t]]``, its links at
-    ``link_base[t] + r``; ``room`` and ``rows`` count what fits and what is there. ``need`` = (table, rows) if full.
+    ``lengths`` (n,): the messages' bytes in ``heap``, one behind the other. ``known``: open hash from fingerprint or
+    id to a row of ``entry``. ``tables`` (T + 1, 6): see the constants; row r of table t is at
+    ``store[BASE + r * WIDTH]``, its message and parent in ``links[:, LINK + r]``; where a table is full, the last line
+    says which (ROOM) and how many rows it needs (ROWS). ``verdicts`` (n,), ``out`` (4, n): as in ``v2x.columns.Batch``.
     """
-    n = ends.shape[0]
+    last = tables.shape[0] - 1
+    n = lengths.shape[0]
+    end = i64(0)
+    for i in range(first):
+        end += lengths[i]
     stack = np.empty((DEPTH + 1, S_WIDTH), np.int64)
-    before = np.empty(rows.shape[0], np.int64)
+    before = np.empty(last, np.int64)
     for i in range(first, n):
-        start = ends[i - 1] if i > 0 else i64(0)
-        end = ends[i]
-        which, pos, verdict = header(heap, start, end, mqtt, table)
+        start = end
+        end = start + lengths[i]
+        which, pos, verdict = header(heap, start, end, mqtt, known)
         if end - start > max_payload:
             verdict, which, pos = i64(TOO_LARGE), i64(-1), i64(0)
-        schemas[i] = -1 if which < 0 else entry[which, 0]
-        root_rows[i] = -1
-        bad_fields[i] = -1
-        if verdict == OK and expect.shape[0] > 0 and expect[i] >= 0 and expect[i] != schemas[i]:
+        out[SCHEMA, i] = -1 if which < 0 else entry[which, 0]
+        out[ROW, i] = -1
+        out[BAD_FIELD, i] = -1
+        if verdict == OK and expect.shape[0] > 0 and expect[i] >= 0 and expect[i] != out[SCHEMA, i]:
             verdict, pos = i64(WRONG_SCHEMA), i64(2)
         if verdict != OK:
             verdicts[i] = verdict
-            ats[i] = pos
+            out[AT, i] = pos
             continue
 
         first_table, last_table = entry[which, 3], entry[which, 4]
         for t in range(first_table, last_table):
-            before[t] = rows[t]
+            before[t] = tables[t, ROWS]
         t = entry[which, 2]
-        row = rows[t]
-        if row >= room[t]:
-            need[0], need[1] = t, row + 1
+        row = tables[t, ROWS]
+        if row >= tables[t, ROOM]:
+            tables[last, ROOM], tables[last, ROWS] = t, row + 1
             return i
-        write = base[t] + row * width[t]
-        msg[u64(link_base[t] + row)] = i
-        parent[u64(link_base[t] + row)] = i
-        rows[t] = row + 1
+        write = tables[t, BASE] + row * tables[t, WIDTH]
+        links[0, u64(tables[t, LINK] + row)] = i
+        links[1, u64(tables[t, LINK] + row)] = i
+        tables[t, ROWS] = row + 1
         root = row
         pc = entry[which, 1]
         depth = 0
@@ -277,7 +278,7 @@ def decode(
                 inner = ops[pc, 4]
                 begin = pos
                 total = i64(0)
-                most_items = lo[array] + i64(span[array])
+                most_items = limits[4 * array] + limits[4 * array + 1]
                 while verdict == OK:
                     at = pos
                     items, pos, stop, total, verdict = block(heap, pos, end, total, most_items, ops[pc, 3])
@@ -285,45 +286,43 @@ def decode(
                         slot = array
                         break
                     if items == 0:
-                        if total < lo[array]:
+                        if total < limits[4 * array]:
                             verdict, slot, pos = i64(TOO_MANY), array, begin
                         break
-                    r = rows[t]
-                    if r + items > room[t]:
-                        need[0], need[1] = t, r + items
+                    r = tables[t, ROWS]
+                    if r + items > tables[t, ROOM]:
+                        tables[last, ROOM], tables[last, ROWS] = t, r + items
                         verdict = i64(FULL)
                         break
-                    w = base[t] + r * count
-                    k = link_base[t] + r
+                    w = tables[t, BASE] + r * count
+                    k = tables[t, LINK] + r
                     for _ in range(items):
-                        after, wrong = _bold_ints(heap, pos, lo, span, inner, count, store, w)
+                        after, wrong = _bold_ints(heap, pos, limits, inner, count, store, w)
                         if wrong or after > end:
-                            after, verdict, slot = careful_integers(
-                                heap, pos, end, lo, span, enum, inner, count, store, w, 5
-                            )
+                            after, verdict, slot = careful_integers(heap, pos, end, limits, inner, count, store, w, 5)
                             if verdict != OK:
                                 pos = after
                                 break
                         pos = after
-                        msg[u64(k)] = i
-                        parent[u64(k)] = row
+                        links[0, u64(k)] = i
+                        links[1, u64(k)] = row
                         w += count
                         k += 1
-                    rows[t] = r + items
+                    tables[t, ROWS] = r + items
                     if verdict == OK and stop >= 0 and stop != pos:
                         verdict, slot, pos = i64(BAD_VALUE), array, at
                 pc += 1
             elif op == INTS:
-                after, wrong = _bold_ints(heap, pos, lo, span, ops[pc, 1], ops[pc, 3], store, write + ops[pc, 2])
+                after, wrong = _bold_ints(heap, pos, limits, ops[pc, 1], ops[pc, 3], store, write + ops[pc, 2])
                 if wrong or after > end:
                     after, verdict, slot = careful_integers(
-                        heap, pos, end, lo, span, enum, ops[pc, 1], ops[pc, 3], store, write + ops[pc, 2], 5
+                        heap, pos, end, limits, ops[pc, 1], ops[pc, 3], store, write + ops[pc, 2], 5
                     )
                 pos = after
                 pc += 1
             elif op == LONGS:
                 pos, verdict, slot = careful_integers(
-                    heap, pos, end, lo, span, enum, ops[pc, 1], ops[pc, 3], store, write + ops[pc, 2], 10
+                    heap, pos, end, limits, ops[pc, 1], ops[pc, 3], store, write + ops[pc, 2], 10
                 )
                 pc += 1
             elif op == TEXT:
@@ -332,7 +331,7 @@ def decode(
                 if verdict == OK:
                     if length < 0:
                         verdict = i64(BAD_VALUE)
-                    elif u64(length - lo[slot]) > span[slot]:
+                    elif u64(length - limits[4 * slot]) > u64(limits[4 * slot + 1]):
                         verdict = i64(OUT_OF_RANGE)
                     elif length > end - after:
                         verdict = i64(TRUNCATED)
@@ -401,43 +400,45 @@ def decode(
                     else:
                         stack[top, S_BLOCK] = pos
                         items, pos, stop, total, verdict = block(
-                            heap, pos, end, stack[top, S_TOTAL], lo[array] + i64(span[array]), ops[head, 3]
+                            heap, pos, end, stack[top, S_TOTAL], limits[4 * array] + limits[4 * array + 1], ops[head, 3]
                         )
                         stack[top, S_LEFT] = items
                         stack[top, S_STOP] = stop
                         stack[top, S_TOTAL] = total
                         slot = array
                         if verdict == OK and items == 0:
-                            if total < lo[array]:
+                            if total < limits[4 * array]:
                                 verdict, pos = i64(TOO_MANY), stack[top, S_FIRST]
                             depth = top
                             row = stack[top, S_ROW]
                             write = stack[top, S_WRITE]
                             pc = ops[head, 4]
-                        elif verdict == OK and rows[t] + items > room[t]:
-                            need[0], need[1] = t, rows[t] + items
+                        elif verdict == OK and tables[t, ROWS] + items > tables[t, ROOM]:
+                            tables[last, ROOM], tables[last, ROWS] = t, tables[t, ROWS] + items
                             verdict = i64(FULL)
                 if verdict == OK and depth > top:  # the next item
                     stack[top, S_LEFT] -= 1
-                    row = rows[t]
-                    write = base[t] + row * width[t]
-                    msg[u64(link_base[t] + row)] = i
-                    parent[u64(link_base[t] + row)] = stack[top, S_ROW]
-                    rows[t] = row + 1
+                    row = tables[t, ROWS]
+                    write = tables[t, BASE] + row * tables[t, WIDTH]
+                    links[0, u64(tables[t, LINK] + row)] = i
+                    links[1, u64(tables[t, LINK] + row)] = stack[top, S_ROW]
+                    tables[t, ROWS] = row + 1
                     pc = head + 1
             if verdict != OK:
                 break
 
         if verdict != OK:
             for t in range(first_table, last_table):
-                rows[t] = before[t]
+                tables[t, ROWS] = before[t]
             if verdict == FULL:
                 return i
-            ats[i] = pos - start
+            out[AT, i] = pos - start
             if slot >= 0:
-                bad_fields[i] = field[slot]
+                out[BAD_FIELD, i] = limits[4 * slot + 3]
         else:
-            ats[i] = -1
-            root_rows[i] = root
+            out[AT, i] = -1
+            out[ROW, i] = root
         verdicts[i] = verdict
+    for t in range(last):
+        tables[t, PEAK] = max(tables[t, PEAK], (tables[t, ROWS] << 20) // max(end, 1))
     return i64(n)

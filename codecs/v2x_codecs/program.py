@@ -1,7 +1,7 @@
 """Schemas as data for the kernel: a short opcode program for each schema version, its limits in tables beside it.
 
-An opcode is a row of eight int64. A field's limits are in ``lo`` and ``span`` (hi - lo) at its *slot*; fields that
-follow each other in a record have consecutive slots, so a run of integers is one opcode. Runs and arrays of integers
+An opcode is a row of eight int64. A field's limits are four int64 at its *slot*; fields that follow each other in a
+record have consecutive slots, so a run of integers is one opcode. Runs and arrays of integers
 (what 99 % of the bytes are) are one opcode each; all the rest takes one a field.
 """
 
@@ -17,10 +17,10 @@ import numpy.typing as npt
 from v2x_codecs.layout import FieldPlan, Kind, Layout, RecordPlan
 from v2x_codecs.registry import Schema
 
-U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 WIDTH: Final = 8  # int64 of an opcode
+_U64: Final = (1 << 64) - 1
 SLACK: Final = 16  # zero bytes behind the heap, beyond the longest run
 
 
@@ -45,10 +45,7 @@ class Program:
     """All schema versions of a registry, compiled."""
 
     ops: I64  # (n, 8)
-    lo: I64  # (slots,)
-    span: U64  # (slots,) hi - lo
-    enum: npt.NDArray[np.uint8]  # (slots,) 1 where a value out of range is no number but an unknown symbol
-    field: npt.NDArray[np.int32]  # (slots,) index into ``Layout.field_names``
+    limits: I64  # (4 * slots,) lo; hi - lo (as uint64); 1 if out of range is an unknown symbol; field name's index
     entry: I64  # (versions, 5): schema index, program counter, root table, first table, table behind the last
     width: I64  # (tables,) columns
     by_fingerprint: I64  # (2, 2**k) open hash: keys (fingerprint as int64), rows of ``entry`` or -1
@@ -59,7 +56,7 @@ class Program:
 class _Builder:
     def __init__(self) -> None:
         self.ops: list[list[int]] = []
-        self.limits: list[tuple[int, int, int, int]] = []  # lo, span, enum, field
+        self.limits: list[tuple[int, int, int, int]] = []  # see Program.limits
         self.longest = 1
 
     def emit(self, op: Op, *operands: int) -> int:
@@ -69,7 +66,8 @@ class _Builder:
 
     def slot(self, item: FieldPlan) -> int:
         """Give a field's limits the next slot."""
-        self.limits.append((item.lo, item.hi - item.lo, int(item.kind is Kind.ENUM), item.index))
+        low = item.lo & _U64
+        self.limits.append((low, item.hi - item.lo, int(item.kind is Kind.ENUM), item.index))
         return len(self.limits) - 1
 
     def record(self, plan: RecordPlan) -> None:
@@ -145,14 +143,10 @@ def compile_layout(layout: Layout) -> Program:
         entry.append((index, len(build.ops), plan.table.index, mine[0], mine[-1] + 1))
         build.record(plan)
         build.emit(Op.END)
-    lo, span, enum, field = zip(*build.limits, strict=True)
     schemas = [schema for schema, _ in layout.plans]
     return Program(
         ops=np.array(build.ops, np.int64),
-        lo=np.array(lo, np.int64),
-        span=np.array(span, np.uint64),
-        enum=np.array(enum, np.uint8),
-        field=np.array(field, np.int32),
+        limits=np.array(build.limits, np.uint64).view(np.int64).reshape(-1),
         entry=np.array(entry, np.int64),
         width=np.array([len(t.fields) + len(t.hidden) for t in layout.tables], np.int64),
         by_fingerprint=_hash(_newest_first(schemas)),

@@ -83,17 +83,18 @@ def _need(data: bytes, pos: int, count: int, field: int, at: int) -> None:
         raise RefusedError(Verdict.TRUNCATED, at, field)
 
 
-def _varint(data: bytes, pos: int, field: int, most: int) -> tuple[int, int]:
+def _varint(data: bytes, pos: int, field: int, most: int, at: int | None = None) -> tuple[int, int]:
+    at = pos if at is None else at
     raw = 0
     for k in range(most):
-        _need(data, pos + k, 1, field, pos)
+        _need(data, pos + k, 1, field, at)
         byte = data[pos + k]
         raw |= (byte & 0x7F) << (7 * k)
         if byte < 0x80:
             if raw > _U64:
                 break
             return (raw >> 1) ^ -(raw & 1), pos + k + 1
-    raise RefusedError(Verdict.BAD_VARINT, pos, field)
+    raise RefusedError(Verdict.BAD_VARINT, at, field)
 
 
 def _text(item: FieldPlan, data: bytes, pos: int) -> int:
@@ -124,7 +125,7 @@ def _array(item: FieldPlan, data: bytes, pos: int) -> int:
             raise RefusedError(Verdict.TOO_MANY, at, item.index)
         block_end = -1
         if count < 0:  # the block's size in bytes follows
-            size, pos = _varint(data, pos, item.index, _LONG_BYTES)
+            size, pos = _varint(data, pos, item.index, _LONG_BYTES, at)
             if size < 0:
                 raise RefusedError(Verdict.BAD_VALUE, at, item.index)
             block_end = pos + size
