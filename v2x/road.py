@@ -188,6 +188,7 @@ class Road:
         self.lanes = Lanes(ints[0], ints[1], ints[2], ints[3], reals[0], reals[1], reals[2], reals[3], signal, junction)
         self.lines = lines
         self.segments = Segments.build(lines, reals[0])
+        self.seg_start = np.searchsorted(self.segments.lane, np.arange(count + 1)).astype(np.int32)  # by lane
         self.link_lanes: list[tuple[int, ...]] = [() for _ in self.links]
         for i in range(count):
             self.link_lanes[ints[0, i]] += (i,)
@@ -212,6 +213,8 @@ class Road:
                     ids = [int(way["remote_lane"])] if way["remote_lane"] else every
                     found |= {self._index[after, i] for i in ids if (after, i) in self._index}
             self.ahead[self._index[name, lane_id]] = tuple(sorted(found))
+        self.ahead_start = np.cumsum([0, *map(len, self.ahead)]).astype(np.int32)
+        self.ahead_items = np.array([i for own in self.ahead for i in own], dtype=np.int32)
         self.down = [tuple(sorted(s)) for s in down]
         self.up = [tuple(sorted(s)) for s in up]
 

@@ -1,0 +1,315 @@
+"""Congestion: queues as chains of slow vehicles, followed from step to step.
+
+A slow vehicle whose leader (also over the end of its link) is slow and near belongs to its leader's chain; the reach of
+'near' makes a chain as dense as the rule asks for, whatever the length of the link. Chains of five or more that lie side
+by side are one jam, whatever number of lanes and links it covers; its head is the front of its longest chain, its tail
+the end of it. A jam keeps its identity while its place overlaps that of the step before; two jams that meet become the
+older one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from v2x.events.catalogue import Rule
+from v2x.fusion.view import TrackView
+from v2x.geo import F64
+from v2x.road import LaneKind, Road
+
+I64 = npt.NDArray[np.int64]
+
+NEAR_M: Final = 100.0  # jams (and chains side by side) nearer than this along a link are one
+SPEED_TAU_MS: Final = 2000.0  # the mean speed is smoothed: the level must not flap
+MAX_STEP_MS: Final = 250
+SIGNAL_HEAD_M: Final = 30.0
+_PEDESTRIAN, _CYCLIST = 10, 7
+
+
+@dataclass(slots=True)
+class Chain:
+    """A row of slow vehicles, one behind the other."""
+
+    head: int  # rows of the view
+    tail: int
+    count: int
+    length: float  # m, from the front of the head to the rear of the tail
+    speed_sum: float
+    spans: dict[int, list[float]]  # link -> [from, to] m along
+    rows: list[int]
+
+
+@dataclass(slots=True)
+class Jam:
+    """A congestion, candidate or real."""
+
+    number: int  # counts within the zone
+    spans: dict[int, list[float]]  # link -> [from, to] m along
+    since: int  # ms: when it began
+    held: int = 0
+    off: int = 0  # ms: since when it is not seen; 0 seen
+    event_id: str = ""  # empty: not (yet) an event
+    speed: float = 0.0  # m/s, smoothed mean
+    level: int = 0
+    count: int = 0
+    queue: float = 0.0  # m
+    head: tuple[float, float] = (0.0, 0.0)  # east, north
+    tail: tuple[float, float] = (0.0, 0.0)
+    head_lane: int = -1
+    tail_link: int = -1
+    tracks: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class JamChange:
+    """What a step found: ``started``, ``ended`` or neither (it goes on)."""
+
+    jam: Jam
+    started: bool
+    ended: bool
+    into: Jam | None = None  # ended, because it met this one
+
+
+@nb.njit(
+    "void(int64[::1], boolean[::1], int64[::1], float64[::1], float64[::1], float64, int64[::1], float64[::1])",
+    cache=True,
+)
+def _chains(rows: Any, slow: Any, lead: Any, gap: Any, length: Any, reach: float, out_root: Any, out_way: Any) -> None:
+    """Write the front vehicle of each row's chain and the way to it (front to front), m; -1: not slow."""
+    for i in rows:
+        out_root[i] = -1
+        if not slow[i]:
+            continue
+        at = i
+        way = 0.0
+        for _ in range(len(rows)):
+            ahead = lead[at]
+            if ahead < 0 or not slow[ahead] or gap[at] > reach or ahead == i:
+                break
+            way += max(gap[at], 0.0) + length[ahead]
+            at = ahead
+        out_root[i] = at
+        out_way[i] = way
+
+
+class Congestion:
+    """All jams of a zone."""
+
+    def __init__(self, rule: Rule) -> None:
+        """Begin without a jam."""
+        self.rule = rule
+        self.jams: list[Jam] = []
+        self.count = 0
+        self.now = 0
+
+    def advance(self, now: int, view: TrackView, road: Road, lead: I64, gap: F64) -> list[JamChange]:
+        """Take one frame with each row's leader; return the jams that began, go on or ended."""
+        dt = min(max(now - self.now, 0), MAX_STEP_MS) if self.now else 0
+        self.now = max(now, self.now)
+        groups = self._groups(self._find(view, road, lead, gap), road)
+        return self._follow(groups, dt, view, road)
+
+    def covers(self, road: Road) -> npt.NDArray[np.bool_]:
+        """Return by lane whether a jam, also one still in its dwell time, is on its link."""
+        out = np.zeros(len(road.lanes), dtype=np.bool_)
+        for jam in self.jams:
+            for link in jam.spans:
+                out[list(road.link_lanes[link])] = True
+        return out
+
+    # -- what is there now ------------------------------------------------------------------------------------------
+    def _find(self, view: TrackView, road: Road, lead: I64, gap: F64) -> list[Chain]:
+        rule, lanes = self.rule, road.lanes
+        if not len(lanes) or not len(view):
+            return []
+        motor = (view.lane >= 0) & (view.cls != _PEDESTRIAN) & (view.cls != _CYCLIST)
+        motor[motor] = lanes.kind[view.lane[motor]] != LaneKind.EMERGENCY
+        calm = self._calm(view, road, motor)
+        slow = motor & (view.speed <= calm)
+        least = int(rule.limit("vehicles"))
+        if int(slow.sum()) < least:
+            return []
+        rows = np.flatnonzero(motor)
+        root = np.full(len(view), -1, dtype=np.int64)
+        way = np.zeros(len(view))
+        _chains(rows, slow, lead, gap, view.length, rule.limit("gap_m"), root, way)
+        sizes = np.bincount(root[rows][root[rows] >= 0], minlength=len(view))
+        return [
+            _chain(view, road, int(head), np.flatnonzero(root == head), way) for head in np.flatnonzero(sizes >= least)
+        ]
+
+    def _calm(self, view: TrackView, road: Road, motor: npt.NDArray[np.bool_]) -> F64:
+        """Return by row the speed below which a vehicle is slow: on a jam's link a little more, or it would flap."""
+        calm = np.full(len(view), self.rule.limit("enter_mps"))
+        links = {link for jam in self.jams if jam.event_id for link in jam.spans}
+        if links:
+            on = np.isin(road.lanes.link[np.maximum(view.lane, 0)], sorted(links)) & motor
+            calm[on] = self.rule.limit("exit_mps")
+        return calm
+
+    def _groups(self, chains: list[Chain], road: Road) -> list[list[Chain]]:
+        """Put chains that lie side by side, or end to end over a link's end, together."""
+        groups: list[tuple[dict[int, list[float]], list[Chain]]] = []
+        for chain in chains:
+            spans = {link: list(span) for link, span in chain.spans.items()}
+            mine = [chain]
+            rest = []
+            for other_spans, others in groups:
+                if _touch(spans, other_spans) or _end_to_end(spans, other_spans, road):
+                    _join(spans, other_spans)
+                    mine = others + mine
+                else:
+                    rest.append((other_spans, others))
+            groups = [*rest, (spans, mine)]
+        return [chains for _, chains in groups]
+
+    # -- what becomes of it -----------------------------------------------------------------------------------------
+    def _follow(self, groups: list[list[Chain]], dt: int, view: TrackView, road: Road) -> list[JamChange]:
+        changes: list[JamChange] = []
+        seen: list[Jam] = []
+        for chains in groups:
+            spans: dict[int, list[float]] = {}
+            for chain in chains:
+                _join(spans, chain.spans)
+            mine = [jam for jam in self.jams if _touch(jam.spans, spans) and jam not in seen]
+            mine.sort(key=lambda jam: (not jam.event_id, jam.since, jam.number))
+            if mine:
+                jam = mine[0]
+                for other in mine[1:]:
+                    self.jams.remove(other)
+                    if other.event_id:
+                        changes.append(JamChange(other, started=False, ended=True, into=jam))
+                jam.held += dt
+            else:
+                jam = Jam(self.count, spans, self.now)
+                self.count += 1
+                self.jams.append(jam)
+            jam.off = 0
+            self._measure(jam, chains, spans, dt, view, road)
+            seen.append(jam)
+            needed = self.rule.dwell_ms
+            if self._at_signal(chains, view, road):
+                needed = int(self.rule.limit("signal_dwell_ms"))
+            started = not jam.event_id and jam.held >= needed
+            if jam.event_id or started:
+                changes.append(JamChange(jam, started=started, ended=False))
+        for jam in list(self.jams):
+            if jam in seen:
+                continue
+            if not jam.event_id:
+                self.jams.remove(jam)
+                continue
+            jam.off = jam.off or self.now
+            if self.now - jam.off >= self.rule.end_ms:
+                self.jams.remove(jam)
+                changes.append(JamChange(jam, started=False, ended=True))
+        return changes
+
+    def _measure(
+        self, jam: Jam, chains: list[Chain], spans: dict[int, list[float]], dt: int, view: TrackView, road: Road
+    ) -> None:
+        longest = max(chains, key=lambda c: (c.length, c.count, -c.head))
+        count = sum(c.count for c in chains)
+        speed = sum(c.speed_sum for c in chains) / count
+        share = min(1.0, dt / SPEED_TAU_MS) if jam.count else 1.0
+        jam.speed += share * (speed - jam.speed)
+        jam.count, jam.queue, jam.spans = count, longest.length, spans
+        jam.level = self._level(jam.speed, jam.level)
+        jam.head = (float(view.east[longest.head]), float(view.north[longest.head]))
+        jam.tail = (float(view.east[longest.tail]), float(view.north[longest.tail]))
+        jam.head_lane = int(view.lane[longest.head])
+        jam.tail_link = int(road.lanes.link[view.lane[longest.tail]])
+        jam.tracks = sorted(int(view.id[c.head]) for c in chains)
+
+    def _level(self, speed: float, old: int) -> int:
+        band = self.rule.limit("level_band_mps")
+        bounds = (self.rule.limit("level3_mps"), self.rule.limit("level2_mps"))
+        level = 3 if speed < bounds[0] else 2 if speed < bounds[1] else 1
+        if old and level != old:
+            edge = bounds[0] if 3 in {old, level} else bounds[1]
+            if abs(speed - edge) < band:
+                return old
+        return level
+
+    @staticmethod
+    def _at_signal(chains: list[Chain], view: TrackView, road: Road) -> bool:
+        """Say whether every chain's front waits at a signal."""
+        for chain in chains:
+            lane = int(view.lane[chain.head])
+            if not road.lanes.signal[lane] or road.lanes.length[lane] - view.along[chain.head] > SIGNAL_HEAD_M:
+                return False
+        return True
+
+    # -- state ------------------------------------------------------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        """Return everything, JSON-able."""
+        return {"now": self.now, "count": self.count, "jams": [_jam_out(jam) for jam in self.jams]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Become a ``state``."""
+        self.now, self.count = state["now"], state["count"]
+        self.jams = [_jam_in(row) for row in state["jams"]]
+
+
+def _chain(view: TrackView, road: Road, head: int, members: I64, way: F64) -> Chain:
+    tail = int(members[np.argmax(way[members])])
+    spans: dict[int, list[float]] = {}
+    for row in members:
+        half = float(view.length[row]) / 2
+        along = float(view.along[row])
+        _join(spans, {int(road.lanes.link[view.lane[row]]): [along - half, along + half]})
+    length = float(way[tail] + view.length[tail])
+    return Chain(head, tail, len(members), length, float(view.speed[members].sum()), spans, members.tolist())
+
+
+def _touch(a: Mapping[int, list[float]], b: Mapping[int, list[float]]) -> bool:
+    return any(
+        link in b and span[0] - NEAR_M <= b[link][1] and b[link][0] - NEAR_M <= span[1] for link, span in a.items()
+    )
+
+
+def _end_to_end(a: Mapping[int, list[float]], b: Mapping[int, list[float]], road: Road) -> bool:
+    """Say whether one begins just after the other's link ends."""
+    for first, second in ((a, b), (b, a)):
+        for link, span in first.items():
+            room = float(road.link_length[link]) - span[1]
+            for after in road.down[link]:
+                if after in second and room + second[after][0] <= NEAR_M:
+                    return True
+    return False
+
+
+def _join(into: dict[int, list[float]], other: Mapping[int, Iterable[float]]) -> None:
+    for link, (low, high) in other.items():
+        if link in into:
+            into[link] = [min(into[link][0], low), max(into[link][1], high)]
+        else:
+            into[link] = [low, high]
+
+
+_JAM_FIELDS: Final = (
+    *("number", "since", "held", "off", "event_id", "speed", "level", "count", "queue"),
+    *("head_lane", "tail_link", "tracks"),
+)
+
+
+def _jam_out(jam: Jam) -> dict[str, Any]:
+    out = {name: getattr(jam, name) for name in _JAM_FIELDS}
+    out["spans"] = [[link, *span] for link, span in jam.spans.items()]
+    out["head"], out["tail"] = list(jam.head), list(jam.tail)
+    out["tracks"] = list(jam.tracks)
+    return out
+
+
+def _jam_in(row: Mapping[str, Any]) -> Jam:
+    jam = Jam(0, {int(link): [low, high] for link, low, high in row["spans"]}, 0)
+    for name in _JAM_FIELDS:
+        setattr(jam, name, row[name])
+    jam.head, jam.tail = (row["head"][0], row["head"][1]), (row["tail"][0], row["tail"][1])
+    jam.tracks = list(row["tracks"])
+    return jam

@@ -1,0 +1,310 @@
+"""The rules that look at one vehicle, as state machines in rows of numbers.
+
+Each (track, rule) has a condition: YES (the enter threshold holds), BAND (between the thresholds: goes on as it was),
+NO, or FROZEN (cannot be judged now: neither counts nor resets). The machine is the same for all rules::
+
+    idle    YES/BAND after a YES: held += dt; held >= dwell -> START (start = when YES began);  NO: held = 0
+    active  NO for end_ms -> END (end = when NO began);                                          else: off = 0
+
+``held`` adds at most 250 ms a step, so an outage in the input is no dwell. Times are event time, milliseconds; speeds
+m/s; lengths m. Rows are tracks in the view's order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numba as nb
+import numpy as np
+
+# Rules, columns of the machine.
+STOPPED, BREAKDOWN, WRONG_WAY, OVERSPEED, SLOW, HARD_BRAKING, PEDESTRIAN, EMERGENCY = range(8)
+RULE_COUNT: Final = 8
+NO, BAND, YES, FROZEN = -1, 0, 1, 2
+START, END = 1, 2
+
+# Columns of a track's integer row: four blocks of RULE_COUNT, then single ones.
+HELD, SINCE, OFF, ACTIVE = 0, RULE_COUNT, 2 * RULE_COUNT, 3 * RULE_COUNT
+MOVED, FLAG_MS, STOP_LINE_MS, SEEN_MS, INT_WIDTH = range(4 * RULE_COUNT, 4 * RULE_COUNT + 5)
+# Columns of a track's real row: speeds of the last second, then the last state.
+HISTORY: Final = 11
+EAST, NORTH, VEL_E, VEL_N, REAL_WIDTH = range(HISTORY, HISTORY + 5)
+
+# Thresholds, in the order of ``parameters``.
+(
+    P_AGE, P_HITS, P_FRESH,
+    P_STOP_ON, P_STOP_OFF, P_STOP_GAP, P_STOP_LEAD, P_STOP_LINE, P_GREEN, P_GIVE_WAY, P_UNSEEN, P_SEEN,
+    P_FLAG_DWELL, P_FLAG_HOLD,
+    P_WRONG_COS, P_WRONG_ON, P_WRONG_OFF, P_WRONG_END, P_WRONG_IN,
+    P_FAST_ON, P_FAST_OFF, P_FAST_NONE,
+    P_SLOW_ON, P_SLOW_OFF, P_SLOW_NONE, P_SLOW_STOP, P_SLOW_ACC, P_SLOW_GAP,
+    P_BRAKE_ON, P_BRAKE_OFF, P_BRAKE_MAX, P_BRAKE_AGE,
+    P_FOOT_AGE,
+    P_EMER_ON, P_EMER_OFF, P_EMER_IN, P_EMER_ACC,
+    P_COUNT,
+) = range(38)  # fmt: skip
+
+_PEDESTRIAN_CLASS: Final = 10
+_CYCLIST_CLASS: Final = 7
+_LANE_VEHICLE: Final = 0
+_LANE_EMERGENCY: Final = 1
+_MOTORWAY: Final = 1
+_RED: Final = 1
+_MAX_STEP_MS: Final = 250
+_FAR: Final = 1e9
+_HOPS: Final = 3
+_V = "float64[::1]"
+_I = "int32[::1]"
+_L = "int64[::1]"
+
+
+@nb.njit(f"void({_L}, {_I}, {_V}, {_V}, {_V}, {_I}, {_I}, {_L}, float64, {_L}, {_V})", cache=True)
+def leaders(
+    order: Any,
+    lane: Any,
+    along: Any,
+    length: Any,
+    lane_length: Any,
+    ahead_start: Any,
+    ahead: Any,
+    first: Any,
+    reach: float,
+    out_row: Any,
+    out_gap: Any,
+) -> None:
+    """Write each row's leader (row, -1 none) and the gap to it, m, bumper to bumper, also across lane ends.
+
+    ``order``: rows that count, by (lane, along). ``first``: scratch, one a lane, all -1; left so.
+    """
+    count = len(order)
+    for k in range(count - 1, -1, -1):
+        first[lane[order[k]]] = order[k]
+    for k in range(count):
+        i = order[k]
+        out_row[i] = -1
+        out_gap[i] = _FAR
+        if k + 1 < count and lane[order[k + 1]] == lane[i]:
+            j = order[k + 1]
+            out_row[i] = j
+            out_gap[i] = along[j] - along[i] - 0.5 * (length[i] + length[j])
+            continue
+        at = lane[i]
+        travelled = lane_length[at] - along[i]
+        for _hop in range(_HOPS):  # the straightest way on: the first lane ahead that has someone, else the first
+            if travelled > reach or ahead_start[at] == ahead_start[at + 1]:
+                break
+            found = np.int64(-1)
+            for a in range(ahead_start[at], ahead_start[at + 1]):
+                j = first[ahead[a]]
+                if j >= 0 and j != i and (found < 0 or along[j] < along[found]):
+                    found = j
+            if found >= 0:
+                out_row[i] = found
+                out_gap[i] = travelled + along[found] - 0.5 * (length[i] + length[found])
+                break
+            at = ahead[ahead_start[at]]
+            travelled += lane_length[at]
+    for k in range(count):
+        first[lane[order[k]]] = -1
+
+
+@nb.njit("float64(int64, float64, float64, float64[:, ::1], int32[::1])", cache=True)
+def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any) -> float:
+    """Return the cosine between a heading (deg) and a lane's direction at ``along``; 0 without geometry."""
+    a = seg_start[lane]
+    b = seg_start[lane + 1]
+    if a == b:
+        return 0.0
+    s = a
+    while s + 1 < b and xy[s + 1, 5] <= along:
+        s += 1
+    angle = np.radians(heading)
+    return float(xy[s, 2] * np.sin(angle) + xy[s, 3] * np.cos(angle))
+
+
+@nb.njit(
+    f"void(int64, {_V}, {_V}, {_I}, {_V}, {_V}, {_I}, {_L}, {_L}, {_L}, {_V}, int8[::1], int8[::1],"  # view
+    f" {_I}, {_I}, {_V}, {_V}, {_V}, {_V}, boolean[::1], boolean[::1], int8[::1], {_L}, boolean[::1],"  # lanes
+    f" float64[:, ::1], {_I}, {_V}, int64[:, ::1], float64[:, ::1], {_L}, int8[:, ::1])",
+    cache=True,
+)
+def conditions(
+    now: int,
+    speed: Any,
+    heading: Any,
+    lane: Any,
+    along: Any,
+    lateral: Any,
+    cls: Any,
+    age_ms: Any,
+    lived_ms: Any,
+    lead: Any,
+    gap: Any,
+    on_foot: Any,
+    mature: Any,
+    lane_kind: Any,
+    road_class: Any,
+    half_width: Any,
+    v_min: Any,
+    v_max: Any,
+    lane_length: Any,
+    signal: Any,
+    junction: Any,
+    light: Any,
+    green_ms: Any,
+    jam: Any,
+    xy: Any,
+    seg_start: Any,
+    p: Any,
+    ints: Any,
+    reals: Any,
+    times: Any,
+    out: Any,
+) -> None:
+    """Write each (row, rule) condition.
+
+    ``on_foot``: YES, NO or FROZEN for the pedestrian rule (0 for vehicles); ``light``: by lane 0 unknown, 1 red or
+    yellow, 2 green since ``green_ms``; ``jam``: by lane, a congestion is on its link; ``times``: event times of
+    the speed history's columns.
+    """
+    newest = HISTORY - 1
+    middle = HISTORY // 2
+    span = (times[newest] - times[0]) / 1000.0
+    half1 = (times[middle] - times[0]) / 1000.0
+    half2 = (times[newest] - times[middle]) / 1000.0
+    for i in range(len(speed)):
+        for r in range(RULE_COUNT):
+            out[i, r] = NO
+        if age_ms[i] > p[P_FRESH]:
+            for r in range(RULE_COUNT):
+                out[i, r] = FROZEN
+            continue
+        if cls[i] == _PEDESTRIAN_CLASS or cls[i] == _CYCLIST_CLASS:
+            out[i, PEDESTRIAN] = on_foot[i]
+            continue
+        v = speed[i]
+        if v > p[P_SEEN] and mature[i]:
+            ints[i, MOVED] = 1
+        has_history = reals[i, 0] >= 0.0 and span > 0.5
+        accel = (reals[i, newest] - reals[i, 0]) / span if has_history else 0.0
+        # Hard braking: both halves of the second slow down, so that a jump of a swapped track is none.
+        if has_history and half1 > 0.0 and half2 > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
+            first = (reals[i, 0] - reals[i, middle]) / half1
+            second = (reals[i, middle] - reals[i, newest]) / half2
+            if -accel > p[P_BRAKE_MAX] or first > 1.3 * p[P_BRAKE_MAX] or second > 1.3 * p[P_BRAKE_MAX]:
+                out[i, HARD_BRAKING] = FROZEN
+            elif -accel >= p[P_BRAKE_ON] and min(first, second) >= 0.6 * p[P_BRAKE_ON]:
+                out[i, HARD_BRAKING] = YES
+            elif -accel >= p[P_BRAKE_OFF]:
+                out[i, HARD_BRAKING] = BAND
+        at = lane[i]
+        if at < 0:
+            for r in (STOPPED, BREAKDOWN, WRONG_WAY, OVERSPEED, SLOW, EMERGENCY):
+                out[i, r] = FROZEN
+            out[i, HARD_BRAKING] = NO
+            continue
+        queued = lead[i] >= 0 and gap[i] <= p[P_STOP_GAP] and speed[lead[i]] <= p[P_STOP_LEAD]
+        to_end = lane_length[at] - along[i]
+
+        # Stopped and broken down.
+        state = YES if v <= p[P_STOP_ON] else (BAND if v <= p[P_STOP_OFF] else NO)
+        if state == NO:
+            ints[i, STOP_LINE_MS] = 0
+        elif queued:
+            state = NO
+        elif (signal[at] or junction[at]) and to_end <= p[P_STOP_LINE]:
+            if ints[i, STOP_LINE_MS] == 0:
+                ints[i, STOP_LINE_MS] = now
+            if signal[at]:
+                if light[at] != 2 or now - green_ms[at] < p[P_GREEN]:
+                    state = NO
+            elif now - ints[i, STOP_LINE_MS] < p[P_GIVE_WAY]:
+                state = NO
+        out[i, STOPPED] = state
+        out[i, BREAKDOWN] = state
+
+        # Against the lane.
+        if lane_kind[at] <= _LANE_EMERGENCY or lane_kind[at] == 5:
+            cosine = lane_cosine(at, along[i], heading[i], xy, seg_start)
+            near_end = road_class[at] != _MOTORWAY and (to_end < p[P_WRONG_END] or along[i] < p[P_WRONG_END])
+            inside = abs(lateral[i]) <= half_width[at] - p[P_WRONG_IN]
+            if v < p[P_WRONG_OFF] or cosine > -0.7:
+                out[i, WRONG_WAY] = NO
+            elif near_end:
+                out[i, WRONG_WAY] = FROZEN
+            elif v >= p[P_WRONG_ON] and cosine <= p[P_WRONG_COS] and inside:
+                out[i, WRONG_WAY] = YES
+            else:
+                out[i, WRONG_WAY] = BAND
+
+        # Too fast.
+        on = v_max[at] * p[P_FAST_ON] if v_max[at] > 0.0 else p[P_FAST_NONE]
+        off = v_max[at] * p[P_FAST_OFF] if v_max[at] > 0.0 else p[P_FAST_NONE] * p[P_FAST_OFF] / p[P_FAST_ON]
+        out[i, OVERSPEED] = YES if v > on else (BAND if v > off else NO)
+
+        # Too slow.
+        if lane_kind[at] == _LANE_VEHICLE and (v_min[at] > 0.0 or road_class[at] == _MOTORWAY):
+            on = v_min[at] * p[P_SLOW_ON] if v_min[at] > 0.0 else p[P_SLOW_NONE]
+            off = v_min[at] * p[P_SLOW_OFF] if v_min[at] > 0.0 else p[P_SLOW_NONE] * p[P_SLOW_OFF] / p[P_SLOW_ON]
+            follows = lead[i] >= 0 and gap[i] <= p[P_SLOW_GAP] and speed[lead[i]] < off
+            if v >= off or v <= p[P_SLOW_STOP] or follows or jam[at] or out[i, WRONG_WAY] == YES:
+                out[i, SLOW] = NO
+            elif accel > p[P_SLOW_ACC] or not has_history:
+                out[i, SLOW] = NO if not ints[i, ACTIVE + SLOW] else BAND
+            else:
+                out[i, SLOW] = YES if v < on else BAND
+
+        # On the hard shoulder.
+        if lane_kind[at] == _LANE_EMERGENCY:
+            if v < p[P_EMER_OFF]:
+                out[i, EMERGENCY] = NO
+            elif abs(lateral[i]) > half_width[at] - p[P_EMER_IN] or abs(accel) > p[P_EMER_ACC]:
+                out[i, EMERGENCY] = FROZEN
+            else:
+                out[i, EMERGENCY] = YES if v >= p[P_EMER_ON] else BAND
+
+
+@nb.njit(f"int64(int64, int64, int8[:, ::1], int8[::1], {_L}, {_L}, {_V}, int64[:, ::1], int64[:, ::1])", cache=True)
+def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: Any, ints: Any, out: Any) -> int:
+    """Advance every (row, rule); write (row, rule, START or END, start or end ms) and return how many."""
+    count = 0
+    step = min(max(dt, 0), _MAX_STEP_MS)
+    for i in range(len(cond)):
+        flagged = ints[i, FLAG_MS] > 0 and now - ints[i, FLAG_MS] <= p[P_FLAG_HOLD]
+        for r in range(RULE_COUNT):
+            c = cond[i, r]
+            if c == FROZEN:
+                continue
+            if ints[i, ACTIVE + r]:
+                if c != NO:
+                    ints[i, OFF + r] = 0
+                    continue
+                if ints[i, OFF + r] == 0:
+                    ints[i, OFF + r] = now
+                if now - ints[i, OFF + r] >= end[r]:
+                    out[count, 0], out[count, 1], out[count, 2], out[count, 3] = i, r, END, ints[i, OFF + r]
+                    count += 1
+                    ints[i, ACTIVE + r] = 0
+                    ints[i, HELD + r] = 0
+                    ints[i, SINCE + r] = 0
+                continue
+            if c == NO or (c == BAND and ints[i, SINCE + r] == 0):
+                ints[i, HELD + r] = 0
+                ints[i, SINCE + r] = 0
+                continue
+            if ints[i, SINCE + r] == 0:
+                ints[i, SINCE + r] = now
+                ints[i, HELD + r] = 0
+            else:
+                ints[i, HELD + r] += step
+            need = dwell[r]
+            if r == BREAKDOWN and flagged:
+                need = np.int64(p[P_FLAG_DWELL])
+            if r in (STOPPED, BREAKDOWN) and not ints[i, MOVED]:
+                need += np.int64(p[P_UNSEEN])
+            if ints[i, HELD + r] >= need and mature[i]:
+                out[count, 0], out[count, 1], out[count, 2], out[count, 3] = i, r, START, ints[i, SINCE + r]
+                count += 1
+                ints[i, ACTIVE + r] = 1
+                ints[i, OFF + r] = 0
+    return count

@@ -1,0 +1,340 @@
+"""The table of tracks that the rules watch: one row of numbers per track, carried from step to step.
+
+A track that vanishes while a rule is running (or active) leaves a *ghost*: its row, kept for a few seconds. A track
+that appears close to where the ghost would be by now takes the row over: tracks break and are born again with a new id,
+and the event goes on. A ghost that nobody takes over ends its events at the time it was last seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import hypot
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from v2x.events import kernel as k
+from v2x.events.catalogue import TRACK_LIMITS, Rule
+from v2x.fusion.view import TrackView
+from v2x.geo import F64
+from v2x.road import MOTOR, ON_FOOT, Road, RoadClass
+
+I64 = npt.NDArray[np.int64]
+I8 = npt.NDArray[np.int8]
+
+RULE_KINDS: Final = (
+    "STOPPED_VEHICLE",
+    "BREAKDOWN",
+    "WRONG_WAY",
+    "OVERSPEED",
+    "SLOW_VEHICLE",
+    "HARD_BRAKING",
+    "PEDESTRIAN",
+    "EMERGENCY_LANE",
+)
+GHOST_GATE_M: Final = 5.0  # a car's length about where the ghost would be
+GHOST_GATE_MPS: Final = 3.0  # ... and this much more for each second that nobody saw it
+GHOST_MIN_HELD_MS: Final = 500  # a rule that has run for less is not worth a ghost
+_CYCLIST, _PEDESTRIAN = 7, 10
+
+
+@dataclass(slots=True)
+class Ghost:
+    """A vanished track."""
+
+    id: int
+    seen_ms: int
+    ints: I64
+    reals: F64
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A rule began or ended for a track."""
+
+    row: int  # row of the view; -1: the track is gone
+    track: int
+    rule: int  # column of the kernel
+    started: bool
+    at_ms: int  # start: when the condition began; end: when it ceased
+
+
+def parameters(rules: Mapping[str, Rule]) -> F64:
+    """Return the kernel's thresholds in the order of its P_ names."""
+    stop, down, wrong = rules["STOPPED_VEHICLE"], rules["BREAKDOWN"], rules["WRONG_WAY"]
+    fast, slow, brake = rules["OVERSPEED"], rules["SLOW_VEHICLE"], rules["HARD_BRAKING"]
+    foot, emer = rules["PEDESTRIAN"], rules["EMERGENCY_LANE"]
+    out = np.zeros(k.P_COUNT)
+    for at, rule, name in (
+        (k.P_STOP_ON, stop, "enter_mps"),
+        (k.P_STOP_OFF, stop, "exit_mps"),
+        (k.P_STOP_GAP, stop, "queue_gap_m"),
+        (k.P_STOP_LEAD, stop, "queue_mps"),
+        (k.P_STOP_LINE, stop, "stop_line_m"),
+        (k.P_GREEN, stop, "green_ms"),
+        (k.P_GIVE_WAY, stop, "give_way_ms"),
+        (k.P_UNSEEN, stop, "unseen_ms"),
+        (k.P_SEEN, stop, "seen_mps"),
+        (k.P_FLAG_DWELL, down, "flag_dwell_ms"),
+        (k.P_FLAG_HOLD, down, "flag_hold_ms"),
+        (k.P_WRONG_ON, wrong, "enter_mps"),
+        (k.P_WRONG_OFF, wrong, "exit_mps"),
+        (k.P_WRONG_END, wrong, "end_m"),
+        (k.P_WRONG_IN, wrong, "inside_m"),
+        (k.P_FAST_ON, fast, "factor"),
+        (k.P_FAST_OFF, fast, "exit_factor"),
+        (k.P_FAST_NONE, fast, "no_limit_mps"),
+        (k.P_SLOW_ON, slow, "factor"),
+        (k.P_SLOW_OFF, slow, "exit_factor"),
+        (k.P_SLOW_NONE, slow, "no_limit_mps"),
+        (k.P_SLOW_STOP, slow, "stop_mps"),
+        (k.P_SLOW_ACC, slow, "accel_mps2"),
+        (k.P_SLOW_GAP, slow, "queue_gap_m"),
+        (k.P_BRAKE_ON, brake, "enter_mps2"),
+        (k.P_BRAKE_OFF, brake, "exit_mps2"),
+        (k.P_BRAKE_MAX, brake, "max_mps2"),
+        (k.P_BRAKE_AGE, brake, "age_ms"),
+        (k.P_FOOT_AGE, foot, "age_ms"),
+        (k.P_EMER_ON, emer, "enter_mps"),
+        (k.P_EMER_OFF, emer, "exit_mps"),
+        (k.P_EMER_IN, emer, "inside_m"),
+        (k.P_EMER_ACC, emer, "brake_mps2"),
+    ):
+        out[at] = rule.limit(name)
+    out[k.P_AGE], out[k.P_HITS], out[k.P_FRESH] = (TRACK_LIMITS[x].value for x in ("age_ms", "hits", "fresh_ms"))
+    out[k.P_WRONG_COS] = -np.cos(np.radians(wrong.limit("angle_deg")))
+    return out
+
+
+class TrackTable:
+    """Rows of all tracks of the zone, in order of id."""
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        """Begin empty."""
+        self.rules = rules
+        self.p = parameters(rules)
+        self.dwell = np.array([rules[kind].dwell_ms for kind in RULE_KINDS], dtype=np.int64)
+        self.end = np.array([rules[kind].end_ms for kind in RULE_KINDS], dtype=np.int64)
+        self.lost = [rules[kind].lost_ms for kind in RULE_KINDS]
+        self.id: I64 = np.zeros(0, dtype=np.int64)
+        self.ints: I64 = np.zeros((0, k.INT_WIDTH), dtype=np.int64)
+        self.reals: F64 = np.zeros((0, k.REAL_WIDTH))
+        self.times: I64 = np.zeros(k.HISTORY, dtype=np.int64)
+        self.now = 0
+        self.ghosts: list[Ghost] = []
+        self.heirs: list[tuple[int, int]] = []  # (old id, new id) of the last step
+        self.lead: I64 = np.zeros(0, dtype=np.int64)  # leader's row of the last step, -1 none
+        self.gap: F64 = np.zeros(0)  # m to it
+
+    def advance(
+        self, now: int, view: TrackView, road: Road, light: I8, green_ms: I64, jam: npt.NDArray[np.bool_]
+    ) -> list[Crossing]:
+        """Take the tracks of one frame at event time ``now``; return what began and ended, by track and rule."""
+        dt = now - self.now if self.now else 0
+        self.now = max(now, self.now)
+        gone = self._carry(view)
+        crossings = self._bury(gone, view)
+        count = len(view)
+        if count:
+            self._remember(view)
+            cond = self._conditions(view, road, light, green_ms, jam)
+            out = np.zeros((count * k.RULE_COUNT, 4), dtype=np.int64)
+            found = k.machine(self.now, dt, cond, self._mature, self.dwell, self.end, self.p, self.ints, out)
+            crossings += [
+                Crossing(int(row), int(view.id[row]), int(rule), what == k.START, int(at))
+                for row, rule, what, at in out[:found]
+            ]
+        return crossings
+
+    # -- carrying rows on -------------------------------------------------------------------------------------------
+    def _carry(self, view: TrackView) -> list[Ghost]:
+        """Bring the rows into the view's order; return the tracks that vanished and matter."""
+        if len(self.id) == len(view.id) and bool((self.id == view.id).all()):
+            return []
+        at = np.searchsorted(self.id, view.id)
+        at[at == len(self.id)] = 0
+        known = self.id[at] == view.id if len(self.id) else np.zeros(len(view.id), dtype=np.bool_)
+        ints = np.zeros((len(view.id), k.INT_WIDTH), dtype=np.int64)
+        reals = np.full((len(view.id), k.REAL_WIDTH), -1.0)
+        if known.any():
+            ints[known], reals[known] = self.ints[at[known]], self.reals[at[known]]
+        left = np.ones(len(self.id), dtype=np.bool_)
+        left[at[known]] = False
+        ghosts = []
+        for row in np.flatnonzero(left):
+            mine = self.ints[row]
+            if mine[k.ACTIVE : k.ACTIVE + k.RULE_COUNT].any() or mine[: k.RULE_COUNT].max() >= GHOST_MIN_HELD_MS:
+                ghosts.append(Ghost(int(self.id[row]), int(mine[k.SEEN_MS]), mine.copy(), self.reals[row].copy()))
+        self.id, self.ints, self.reals = view.id.copy(), ints, reals
+        return ghosts
+
+    def _bury(self, gone: list[Ghost], view: TrackView) -> list[Crossing]:
+        """Give ghosts to the tracks that took their place; end what nobody took over."""
+        self.heirs = []
+        self.ghosts += gone
+        if not self.ghosts:
+            return []
+        crossings: list[Crossing] = []
+        stay: list[Ghost] = []
+        for ghost in self.ghosts:
+            row = self._heir(ghost, view)
+            if row >= 0:
+                self._inherit(ghost, row)
+                self.heirs.append((ghost.id, int(view.id[row])))
+                continue
+            waiting = False
+            for rule in range(k.RULE_COUNT):
+                if ghost.ints[k.ACTIVE + rule]:
+                    if self.now - ghost.seen_ms >= self.lost[rule]:
+                        ghost.ints[k.ACTIVE + rule] = 0
+                        crossings.append(Crossing(-1, ghost.id, rule, started=False, at_ms=ghost.seen_ms))
+                    else:
+                        waiting = True
+                elif ghost.ints[k.HELD + rule] and self.now - ghost.seen_ms < self.lost[rule]:
+                    waiting = True
+            if waiting:
+                stay.append(ghost)
+        self.ghosts = stay
+        return crossings
+
+    def _heir(self, ghost: Ghost, view: TrackView) -> int:
+        """Return the row of the track that is the ghost born again (or the twin it was merged into), -1 if none."""
+        if not len(view):
+            return -1
+        same = int(np.searchsorted(view.id, ghost.id))
+        if same < len(view) and view.id[same] == ghost.id:
+            return same
+        dt = max(0.0, (self.now - ghost.seen_ms) / 1000.0)
+        east = ghost.reals[k.EAST] + ghost.reals[k.VEL_E] * dt
+        north = ghost.reals[k.NORTH] + ghost.reals[k.VEL_N] * dt
+        gate = GHOST_GATE_M + GHOST_GATE_MPS * dt
+        away = np.hypot(view.east - east, view.north - north)
+        young = view.born_ms >= ghost.seen_ms - 1500
+        away[~young & (away > GHOST_GATE_M / 2)] = np.inf  # an old track is a twin only where the ghost was
+        row = int(np.argmin(away))
+        if away[row] > gate:
+            return -1
+        moving = hypot(ghost.reals[k.VEL_E], ghost.reals[k.VEL_N])
+        if abs(float(view.speed[row]) - moving) > 4.0 + 4.0 * dt:
+            return -1
+        taken = self.ints[row, k.ACTIVE : k.ACTIVE + k.RULE_COUNT] & ghost.ints[k.ACTIVE : k.ACTIVE + k.RULE_COUNT]
+        return -1 if taken.any() else row
+
+    def _inherit(self, ghost: Ghost, row: int) -> None:
+        """Let the rules of the ghost go on in ``row``."""
+        mine, old = self.ints[row], ghost.ints
+        for rule in range(k.RULE_COUNT):
+            if old[k.ACTIVE + rule] or old[k.HELD + rule] > mine[k.HELD + rule]:
+                for block in (k.HELD, k.SINCE, k.OFF, k.ACTIVE):
+                    mine[block + rule] = old[block + rule]
+        for column in (k.MOVED, k.FLAG_MS, k.STOP_LINE_MS):
+            mine[column] = max(mine[column], old[column])
+
+    def _remember(self, view: TrackView) -> None:
+        """Append to the speed history and keep the last state."""
+        self.times[:-1] = self.times[1:]
+        self.times[-1] = self.now
+        self.reals[:, : k.HISTORY - 1] = self.reals[:, 1 : k.HISTORY]
+        self.reals[:, k.HISTORY - 1] = view.speed
+        self.reals[:, k.EAST], self.reals[:, k.NORTH] = view.east, view.north
+        self.reals[:, k.VEL_E], self.reals[:, k.VEL_N] = view.vel_e, view.vel_n
+        self.ints[:, k.SEEN_MS] = view.last_ms
+
+    # -- the rules --------------------------------------------------------------------------------------------------
+    def _conditions(self, view: TrackView, road: Road, light: I8, green_ms: I64, jam: npt.NDArray[np.bool_]) -> I8:
+        lanes, p, count = road.lanes, self.p, len(view)
+        lived = self.now - view.born_ms
+        walks = (view.cls == _PEDESTRIAN) | (view.cls == _CYCLIST)
+        least = np.where(walks, p[k.P_FOOT_AGE], p[k.P_AGE])
+        self._mature = ((lived >= least) & (view.hits >= p[k.P_HITS])).astype(np.int8)
+        on_foot = np.zeros(count, dtype=np.int8)
+        if walks.any():
+            rows = np.flatnonzero(walks)
+            on_foot[rows] = self._on_foot(view, road, rows)
+        self.lead, self.gap = np.full(count, -1, dtype=np.int64), np.full(count, 1e9)
+        rows = np.flatnonzero((view.lane >= 0) & ~walks)
+        order = rows[np.lexsort((view.along[rows], view.lane[rows]))]
+        scratch = np.full(len(lanes), -1, dtype=np.int64)
+        reach = max(p[k.P_STOP_GAP], p[k.P_SLOW_GAP])
+        k.leaders(
+            order,
+            view.lane,
+            view.along,
+            view.length,
+            lanes.length,
+            road.ahead_start,
+            road.ahead_items,
+            scratch,
+            reach,
+            self.lead,
+            self.gap,
+        )
+        cond = np.empty((count, k.RULE_COUNT), dtype=np.int8)
+        k.conditions(
+            *(self.now, view.speed, view.heading, view.lane, view.along, view.lateral, view.cls.astype(np.int32)),
+            *(view.age_ms, lived, self.lead, self.gap, on_foot, self._mature),
+            *(lanes.kind, lanes.road_class, lanes.half_width, lanes.v_min, lanes.v_max, lanes.length),
+            *(lanes.signal, lanes.junction, light, green_ms, jam, road.segments.xy, road.seg_start),
+            *(p, self.ints, self.reals, self.times, cond),
+        )
+        return cond
+
+    def _on_foot(self, view: TrackView, road: Road, rows: I64) -> I8:
+        """Judge the pedestrian rule of a few rows: YES on a lane for motor vehicles and not on a crosswalk."""
+        rule = self.rules["PEDESTRIAN"]
+        east, north = view.east[rows], view.north[rows]
+        motor = road.cover(east, north, MOTOR, 0.0)
+        well = road.cover(east, north, MOTOR, -rule.limit("inside_m"))
+        walk = road.cover(east, north, ON_FOOT, rule.limit("crosswalk_m"))
+        out = np.where(motor < 0, k.NO, np.where(well < 0, k.BAND, k.YES)).astype(np.int8)
+        out[(walk >= 0)] = k.NO
+        motorway = road.lanes.road_class[np.maximum(motor, 0)] == RoadClass.MOTORWAY if len(road.lanes) else motor < -1
+        out[(view.cls[rows] == _CYCLIST) & ~motorway] = k.NO  # a cyclist may ride on other roads
+        return out
+
+    # -- borders ----------------------------------------------------------------------------------------------------
+    def release(self, track: int) -> dict[str, Any] | None:
+        """Give up a track's row; None if there is none. The place goes with the track's own state."""
+        row = int(np.searchsorted(self.id, track))
+        if row == len(self.id) or self.id[row] != track:
+            return None
+        out = {"ints": self.ints[row].tolist(), "reals": self.reals[row].tolist()}
+        self.id = np.delete(self.id, row)
+        self.ints, self.reals = np.delete(self.ints, row, axis=0), np.delete(self.reals, row, axis=0)
+        return out
+
+    def adopt(self, track: int, row: Mapping[str, Any] | None) -> None:
+        """Take a row over; its speed history starts anew, for the other zone's steps were not ours."""
+        at = int(np.searchsorted(self.id, track))
+        if row is None or (at < len(self.id) and self.id[at] == track):
+            return
+        reals = np.array(row["reals"], dtype=np.float64)
+        reals[: k.HISTORY] = -1.0
+        self.id = np.insert(self.id, at, track)
+        self.ints = np.insert(self.ints, at, np.array(row["ints"], dtype=np.int64), axis=0)
+        self.reals = np.insert(self.reals, at, reals, axis=0)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        """Return everything, JSON-able."""
+        return {
+            "now": self.now,
+            "times": self.times.tolist(),
+            "id": self.id.tolist(),
+            "ints": self.ints.tolist(),
+            "reals": self.reals.tolist(),
+            "ghosts": [[g.id, g.seen_ms, g.ints.tolist(), g.reals.tolist()] for g in self.ghosts],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Become a ``state``."""
+        self.now = state["now"]
+        self.times = np.array(state["times"], dtype=np.int64)
+        self.id = np.array(state["id"], dtype=np.int64)
+        self.ints = np.array(state["ints"], dtype=np.int64).reshape(-1, k.INT_WIDTH)
+        self.reals = np.array(state["reals"], dtype=np.float64).reshape(-1, k.REAL_WIDTH)
+        self.ghosts = [
+            Ghost(i, seen, np.array(ints, dtype=np.int64), np.array(reals)) for i, seen, ints, reals in state["ghosts"]
+        ]
