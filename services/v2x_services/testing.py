@@ -1,4 +1,4 @@
-"""Public fakes of the ports, for tests of whatever uses them. The contract suite holds them to what the real ones do."""
+"""Public fakes of the ports, for tests of what uses them. The contract suite holds them to what the real ones do."""
 
 from __future__ import annotations
 
