@@ -1,12 +1,12 @@
 """Sections: single passages in, travel time, space-mean speed and level of service out, window by window.
 
-A window is 60 s long and a new one ends every 10 s of event time; a passage belongs to the windows that its arrival at
-the second gantry falls in, [from, to). A window is told 5 s after its end (a gantry's record takes about 3 s to arrive)
-and told again if a late passage changes it within ten minutes.
+A window is 60 s long and a new one ends every 10 s of event time; a passage belongs to the windows that its arrival
+at the second gantry falls in, [from, to). A window is told 5 s after its end (a gantry's record takes about 3 s to
+arrive) and told again if a late passage changes it within ten minutes.
 
 The mean over vehicles that travelled the same length L is harmonic in speed: n L / sum(T). The arithmetic mean of
-speeds is always higher. Stamps of field systems are truncated to whole seconds: one passage is off by up to a second either
-way, the mean over n by much less, without bias.
+speeds is always higher. Stamps of field systems are truncated to whole seconds: one passage is off by up to a second
+either way, the mean over n by much less, without bias.
 
 How to call (engine)::
 

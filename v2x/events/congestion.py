@@ -1,10 +1,10 @@
 """Congestion: queues as chains of slow vehicles, followed from step to step.
 
-A slow vehicle whose leader (also over the end of its link) is slow and near belongs to its leader's chain; the reach of
-'near' makes a chain as dense as the rule asks for, whatever the length of the link. Chains of five or more that lie
-side by side are one jam, whatever number of lanes and links it covers; its head is the front of its longest chain, its tail
-the end of it. A jam keeps its identity while its place overlaps that of the step before; two jams that meet become the
-older one.
+A slow vehicle whose leader (also over the end of its link) is slow and near belongs to its leader's chain; the reach
+of 'near' makes a chain as dense as the rule asks for, whatever the length of the link. Chains of five or more that
+lie side by side are one jam, whatever number of lanes and links it covers; its head is the front of its longest
+chain, its tail the end of it. A jam keeps its identity while its place overlaps that of the step before; two jams
+that meet become the older one.
 """
 
 from __future__ import annotations
