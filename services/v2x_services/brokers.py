@@ -9,29 +9,26 @@ processes are stopped by pid.
 from __future__ import annotations
 
 import base64
-import contextlib
 import getpass
 import importlib
 import importlib.util
 import os
-import resource
 import shutil
-import signal
 import socket
 import string
 import struct
 import subprocess
-import time
 import uuid
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from v2x.errors import BrokerError
 
+from v2x_services.process import Process
+
 PROJECT: Final = Path(__file__).resolve().parents[2]
 _PACKAGED: Final = Path(__file__).resolve().parent / "deploy"  # in a wheel the templates are beside the code
-_START_S: Final = 60.0
-_STOP_S: Final = 20.0
+_FORMAT_S: Final = 60.0
 _FETCH: Final = (
     "run ./scripts/setup, or: mvn -f deploy/kafka/pom.xml dependency:copy-dependencies "
     '-DoutputDirectory="$PWD/.v2x/kafka/libs"; or set KAFKA_HOME, or V2X_KAFKA_BOOTSTRAP to use a running Kafka'
@@ -95,116 +92,13 @@ def template(name: str, **values: object) -> str:
     raise BrokerError(msg)
 
 
-class Broker:
-    """A broker process in a folder: start, stop, kill, restart; the port stays the same over restarts."""
-
-    name = ""
+class Broker(Process):
+    """A broker process; the port stays the same over restarts."""
 
     def __init__(self, folder: Path | str, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.folder = Path(folder).resolve()
+        super().__init__(folder)
         self.host = host
         self.port = port or free_port(host)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Return the pid while the process lives."""
-        return self.process.pid if self.process is not None and self.process.poll() is None else None
-
-    @property
-    def log_path(self) -> Path:
-        """Return where the process writes what it says."""
-        return self.folder / f"{self.name}.log"
-
-    def start(self) -> Self:
-        """Start and wait until it serves; BrokerError with the end of its log if it does not."""
-        if self.pid is not None:
-            return self
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._stop_left_over()
-        _raise_open_files()
-        command = self._prepare()
-        with self.log_path.open("ab") as log:
-            # A session of its own: Ctrl-C reaches us first, and we stop the broker last.
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd=self.folder,
-            )
-        self._pid_file.write_text(str(self.process.pid))
-        deadline = time.monotonic() + _START_S
-        while not self.serves():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise BrokerError(f"{self.name} did not start; the end of {self.log_path}:\n{self._log_end()}")
-            time.sleep(0.05)
-        return self
-
-    def stop(self) -> None:
-        """Stop cleanly; kill if that takes over 20 s."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Kill -9, as a fault."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Stop and start again, same port, same data."""
-        self.stop()
-        self.start()
-
-    def serves(self) -> bool:
-        """Say whether it answers its protocol."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
-
-    def _prepare(self) -> list[str]:
-        raise NotImplementedError
-
-    @property
-    def _pid_file(self) -> Path:
-        return self.folder / f"{self.name}.pid"
-
-    def _end(self, how: signal.Signals) -> None:
-        if self.process is None:
-            return
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-            try:
-                self.process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.process = None
-        self._pid_file.unlink(missing_ok=True)
-
-    def _stop_left_over(self) -> None:
-        """Stop what a killed supervisor left: the process of the pid file, if its command line names the folder."""
-        try:
-            pid = int(self._pid_file.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return
-        if str(self.folder).encode() in command:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + _STOP_S
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
-
-    def _log_end(self, size: int = 2000) -> str:
-        try:
-            return self.log_path.read_bytes()[-size:].decode("utf-8", "replace").strip()
-        except OSError:
-            return "(no log)"
 
 
 class Kafka(Broker):
@@ -240,7 +134,8 @@ class Kafka(Broker):
         except OSError:
             return False
 
-    def _prepare(self) -> list[str]:
+    def command(self) -> list[str]:
+        """Write server.properties, format the storage if it is new, return the command line."""
         java, libs, data = find_java(), find_libs(self._libs), self.folder / "data"
         properties = self.folder / "server.properties"
         properties.write_text(
@@ -265,7 +160,7 @@ class Kafka(Broker):
                 "-c",
                 str(properties),
             ]
-            done = subprocess.run(command, capture_output=True, check=False, timeout=_START_S)
+            done = subprocess.run(command, capture_output=True, check=False, timeout=_FORMAT_S)
             if done.returncode:
                 said = (done.stdout + done.stderr).decode("utf-8", "replace")[-2000:].strip()
                 raise BrokerError(f"Kafka's storage in {data} cannot be made: {said}")
@@ -285,7 +180,8 @@ class Mosquitto(Broker):
         except OSError:
             return False
 
-    def _prepare(self) -> list[str]:
+    def command(self) -> list[str]:
+        """Write mosquitto.conf, return the command line."""
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         conf = self.folder / "mosquitto.conf"
@@ -299,10 +195,3 @@ class Mosquitto(Broker):
 def _cluster_id() -> str:
     """Return a Kafka UUID: 16 bytes, URL-safe base64 without padding."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-
-
-def _raise_open_files() -> None:
-    """Let children open as many files as the system allows: a broker has a connection for each device."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -27,6 +27,7 @@ from v2x_codecs.registry import Registry
 GENESIS_TOPICS: Final = (OBSERVATIONS, GANTRY)
 GENESIS_KEY: Final = b"genesis"
 MAX_MESSAGE: Final = 4 << 20
+NO_KAFKA: Final = "no Kafka answers at {} ({}): is it running? Start one with `v2x up`, or say where with --kafka"
 _UNKNOWN_TOPIC: Final = 3
 _ALREADY_EXISTS: Final = 36
 _APPEAR_S: Final = 20.0
@@ -253,9 +254,7 @@ async def _started(client: Any, bootstrap: str) -> AsyncIterator[Any]:
         await client.start()
     except (KafkaError, OSError) as e:
         await stop()
-        raise BrokerError(
-            f"no Kafka answers at {bootstrap} ({e}); is it running? (`v2x up`, or V2X_KAFKA_BOOTSTRAP)"
-        ) from e
+        raise BrokerError(NO_KAFKA.format(bootstrap, type(e).__name__)) from e
     try:
         yield client
     finally:
