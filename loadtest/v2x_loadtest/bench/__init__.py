@@ -1,0 +1,1 @@
+"""Benchmarks are programs, never timed tests: interleaved rounds, median and range, the peer in the same run."""
