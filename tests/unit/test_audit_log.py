@@ -86,6 +86,7 @@ def ledger(tmp_path: Path) -> Ledger:
     rows += [
         sent(RSU, RSM, 1, 130.0, flags=REPEAT),
         sent(RSU, RSM, 5, 500.0, acked=False),
+        (RSU, RSM, 0, 6, T0, (T0 + 600) * 1000, 0, 0),  # it never left
         sent(RSU, HB, 0, 50.0),
         sent(POLE, ENV, 0, 60.0, flags=SPOILT),
         sent(POLE, ENV, 1, 70.0, flags=SPOILT),

@@ -24,7 +24,7 @@ SENT: Final = np.dtype(
         ("seq", "<u8"),
         ("ts_ms", "<i8"),
         ("intended_us", "<i8"),  # UTC: when the simulated link handed it over
-        ("sent_us", "<i8"),
+        ("sent_us", "<i8"),  # 0: it never left
         ("acked_us", "<i8"),  # 0: not acknowledged
     ]
 )
@@ -48,19 +48,24 @@ class Ledger:
     devices: list[LedgerDevice]
     sent: npt.NDArray[Any]  # dtype SENT
     scene: str
-    t0_ms: int  # wall UTC ms at scene second ``offset_s``
+    t0_ms: int  # event time (UTC ms, as in ts_ms) at scene second ``offset_s``; it runs at the scene's pace
     offset_s: float
     speed: float
     copies: int
     seed: int
+    wall_t0_ms: int = 0  # wall time there; it is t0_ms unless ``speed`` is above 1
 
-    def scene_s(self, utc_ms: float) -> float:
-        """Return the scene second of a wall time."""
-        return self.offset_s + (utc_ms - self.t0_ms) * 1e-3 * self.speed
+    def scene_s(self, event_ms: float) -> float:
+        """Return the scene second of an event time."""
+        return self.offset_s + (event_ms - self.t0_ms) * 1e-3
 
     def utc_ms(self, scene_s: float) -> float:
-        """Return the wall time, ms UTC, of a scene second."""
-        return self.t0_ms + (scene_s - self.offset_s) * 1e3 / self.speed
+        """Return the event time, ms UTC, of a scene second."""
+        return self.t0_ms + (scene_s - self.offset_s) * 1e3
+
+    def wall_ms(self, scene_s: float) -> float:
+        """Return when a scene second was played, ms UTC."""
+        return (self.wall_t0_ms or self.t0_ms) + (scene_s - self.offset_s) * 1e3 / self.speed
 
     def window_s(self) -> tuple[float, float]:
         """Return from and to which scene second content was published (by the messages' own times)."""
@@ -95,6 +100,7 @@ class Ledger:
                 float(head["speed"]),
                 int(head["copies"]),
                 int(head["seed"]),
+                int(head.get("wall_t0_ms", 0)),
             )
         except OSError as error:
             msg = f"no ledger in {folder}: {error.filename} cannot be read ({error.strerror}); `v2x simulate` writes it"

@@ -136,7 +136,7 @@ def groups(*keys: I64) -> list[I64]:
 
 
 def _published(ledger: Ledger, sightings: dict[Stream, Sightings]) -> None:
-    sent = ledger.sent
+    sent = ledger.sent[ledger.sent["sent_us"] != 0]  # the others never left: there was no connection
     device, kind = sent["device"].astype(np.int64), sent["type"].astype(np.int64)
     seqs = sent["seq"].astype(np.int64)
     for rows in groups(device, kind):

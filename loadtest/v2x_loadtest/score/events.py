@@ -166,7 +166,7 @@ def _judge_truth(
             out.missed.append(event)
         else:
             told, kind = rows[j]
-            due_ms = ledger.utc_ms(max(event.start_s, window_s[0]) + event.dwell_s)
+            due_ms = ledger.wall_ms(max(event.start_s, window_s[0]) + event.dwell_s)
             delay = (told.kinds[kind].stamp_ms - due_ms) * 1e-3
             out.matches.append(Match(event, told, kind, float(gap[i, j]), delay))
     return used

@@ -45,7 +45,7 @@ def score_travel(links: Sequence[Stamped], scene: Scene, ledger: Ledger) -> Trav
         if not arrived:
             out.unmatched += 1
             continue
-        true_ms = float(np.mean(arrived)) * 1000 / ledger.speed
+        true_ms = float(np.mean(arrived)) * 1000
         error = abs(value["travel_time"] - true_ms) / true_ms * 100
         errors.append(error)
         out.windows.append(
