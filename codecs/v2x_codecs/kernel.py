@@ -294,7 +294,8 @@ def decode(
                         tables[last, ROOM], tables[last, ROWS] = t, r + items
                         verdict = i64(FULL)
                         break
-                    w = tables[t, BASE] + r * count
+                    wide = tables[t, WIDTH]
+                    w = tables[t, BASE] + r * wide
                     k = tables[t, LINK] + r
                     for _ in range(items):
                         after, wrong = _bold_ints(heap, pos, limits, inner, count, store, w)
@@ -306,7 +307,7 @@ def decode(
                         pos = after
                         links[0, u64(k)] = i
                         links[1, u64(k)] = row
-                        w += count
+                        w += wide
                         k += 1
                     tables[t, ROWS] = r + items
                     if verdict == OK and stop >= 0 and stop != pos:

@@ -163,9 +163,10 @@ def _schema(root: Path, name: str, entry: Mapping[str, Any], newest: int) -> Sch
     fingerprint, attributes = wire_fingerprint(raw), attributes_digest(raw)
     if (fingerprint.hex(), attributes) != (entry["fingerprint"], entry["attributes"]):
         msg = (
-            f"{path.name} is not version {entry['version']} of {name!r} any more: fingerprint {fingerprint.hex()}, "
-            f"attributes {attributes}; registry.json has {entry['fingerprint']}, {entry['attributes']}. "
-            f"Keep the old file as {name}.v{entry['version']}.avsc and add a new version"
+            f"{path.name} does not match version {entry['version']} of {name!r} in registry.json: it has fingerprint "
+            f"{fingerprint.hex()}, attributes {attributes}; listed are {entry['fingerprint']}, {entry['attributes']}. "
+            f"To change a schema, "
+            f"keep the old file as {name}.v{entry['version']}.avsc and add a new version to registry.json"
         )
         raise SchemaError(msg)
     parsed = parse_schema(raw, _write_hint=False)

@@ -37,16 +37,14 @@ def list_schemas(as_json: AsJson = False) -> None:
     if as_json:
         _print([{**_head(schema), "uplinks": _uplinks(schema.name)} for schema in every])
         return
-    table = _table("schema", "version", "id", "fingerprint", "fields", "uplinks", rest="what")
+    table = _table("schema", "v", "id", "fingerprint", rest="what, and the uplinks that carry it")
     for schema in every:
         table.add_row(
             schema.name,
             str(schema.version),
             str(schema.id),
             schema.fingerprint.hex(),
-            str(sum(1 for _ in walk_fields(schema.raw))),
-            ", ".join(_uplinks(schema.name)),
-            schema.raw.get("doc", "").partition(".")[0],
+            " ".join([schema.raw.get("doc", "").partition(".")[0], *(f"[cyan]{u}[/]" for u in _uplinks(schema.name))]),
         )
     Console().print(table)
 
