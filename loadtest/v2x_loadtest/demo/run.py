@@ -38,6 +38,7 @@ from v2x_loadtest.score.report import print_score
 from v2x_loadtest.simulate.scale import scaled_zones
 from v2x_loadtest.stack import Stack
 from v2x_services.brokers import find_java, find_libs, find_mosquitto
+from v2x_services.settings import Settings
 
 _POLL_S: Final = 1.0
 _DRAIN_S: Final = 60.0
@@ -61,7 +62,7 @@ class DemoOptions:
 
 def run_demo(options: DemoOptions, console: Console) -> int:
     """Run it; return the exit code. V2XError for what the user must mend; Ctrl-C stops everything, then goes on up."""
-    find_java(), find_libs(), find_mosquitto()  # before anything is started
+    given = _given_brokers(options)
     scene = load_scene(options.scene)
     _check(options, scene)
     began = time.monotonic()
@@ -70,7 +71,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         zones.write_text(json.dumps(scaled_zones(scene, options.scale), ensure_ascii=False), "utf-8")
         ledger_dir = folder / "ledger"
         screen.phase("starting Kafka, Mosquitto, ingest and fusion")
-        stack = Stack(folder, zones, say=lambda who, line: screen.say(line, "yellow") if who == "up" else None)
+        stack = Stack(folder, zones, say=lambda who, line: screen.say(line, "yellow") if who == "up" else None, **given)
         with stack:
             screen.say(
                 f"running: Kafka {stack.kafka_bootstrap}, MQTT {stack.mqtt_host}:{stack.mqtt_port} "
@@ -94,6 +95,25 @@ def run_demo(options: DemoOptions, console: Console) -> int:
     good = verdict.fine
     console.print("[bold green]lost 0, every event told once[/]" if good else "[bold red]not clean: see the audit[/]")
     return 0 if good else 1
+
+
+def _given_brokers(options: DemoOptions) -> dict[str, Any]:
+    """Return brokers that the settings name; of those that we must start ourselves, make sure that we can."""
+    settings = Settings.load()
+    origin = {name: where for name, (_, where, _) in settings.provenance().items()}
+    given: dict[str, Any] = {}
+    if origin["kafka_bootstrap"] != "default":
+        if options.chaos:
+            raise ConfigError(f"--chaos restarts Kafka, but {settings.kafka_bootstrap} is not ours: leave out one")
+        given["kafka_bootstrap"] = settings.kafka_bootstrap
+    else:
+        find_java()
+        find_libs()
+    if origin["mqtt_host"] != "default":
+        given["mqtt"] = (settings.mqtt_host, settings.mqtt_port)
+    else:
+        find_mosquitto()
+    return given
 
 
 def _check(options: DemoOptions, scene: Scene) -> None:
