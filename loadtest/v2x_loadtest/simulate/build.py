@@ -6,7 +6,7 @@ the scene; devices have phases within it, so they do not send at one instant. Co
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,24 +14,19 @@ from v2x.topics import UPLINKS
 
 from v2x_codecs.registry import Registry
 from v2x_loadtest.scene import Scene
-from v2x_loadtest.simulate import messages
-from v2x_loadtest.simulate.announce import announcements
-from v2x_loadtest.simulate.encode import BSM, BSM_FIELDS, INTS, PARTICIPANT, RSM
+from v2x_loadtest.simulate.clock import Clock
+from v2x_loadtest.simulate.encode import BSM, BSM_FIELDS, PARTICIPANT, RSM
 from v2x_loadtest.simulate.fleet import Fleet, make_fleet, phases
 from v2x_loadtest.simulate.gnss import Obus
+from v2x_loadtest.simulate.messages import Tails
 from v2x_loadtest.simulate.motion import metres_per_degree, motion
 from v2x_loadtest.simulate.options import Options, TimeMap
-from v2x_loadtest.simulate.scale import copy_hex
 from v2x_loadtest.simulate.sensors import RsuSensors
+from v2x_loadtest.simulate.steady import CODE, Steady
 from v2x_loadtest.simulate.step import MESSAGE, REPEAT, SPOILT, UNAVAILABLE, Collected, Step
 from v2x_loadtest.simulate.tolling import Tolling
 
 I8 = npt.NDArray[np.int64]
-
-CODE: Final = {(row.kind, row.type): row.code for row in UPLINKS}
-# Periods in steps of 0.1 s.
-PERIOD: Final = {"spat": 5, "map": 10, "rsi": 10, "hb": 100, "env": 50, "status": 100}
-_PILE_S: Final = ((1, 40.0), (2, 5.0), (3, 60.0), (4, 15.0))  # free, plugged, charging, finished: mean seconds
 
 
 class Generator:
@@ -39,12 +34,12 @@ class Generator:
 
     def __init__(self, scene: Scene, options: Options, wall0_us: int) -> None:
         options.check(scene.duration_s)
-        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(options.seed).spawn(8)]
-        fleet_rng, sensor_rng, gnss_rng, self._link_rng, toll_rng, say_rng, self._slow_rng, self._pick = streams
+        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(options.seed).spawn(7)]
+        fleet_rng, sensor_rng, gnss_rng, self._link_rng, toll_rng, slow_rng, self._pick = streams
         self.scene, self.options = scene, options
         self.time = TimeMap.start(wall0_us, options, scene.duration_s)
         self.fleet: Fleet = make_fleet(scene, options, wall0_us // 1000, fleet_rng)
-        self._tails = messages.Tails(Registry.load())
+        self._tails = Tails(Registry.load())
         self._steps = round(scene.duration_s / scene.step_s)
         self.next_step = round(options.offset / scene.step_s)
         self._end_s = np.inf
@@ -69,13 +64,10 @@ class Generator:
             options.gnss,
             gnss_rng,
         )
-        self._tolling = Tolling(scene, options.offset, options.gantries, toll_rng)
-        self._announced = announcements(scene, say_rng)
-        self._region_shift = 1 + max((n["region"] for nodes in scene.maps.values() for n in nodes), default=0)
-        self._map_tails: dict[int, bytes] = {}
+        self._tolling = Tolling(scene, options.offset, self.fleet.copies, options.gantries, toll_rng)
+        self._clock = Clock(self.time, self.fleet)
+        self._steady = Steady(scene, self.fleet, self._clock, self._tails, self._tolling, slow_rng)
         self._count0 = fleet_rng.integers(0, 128, (len(self.fleet), len(UPLINKS)))
-        self._piles: dict[int, tuple[int, float, float]] = {}  # base -> state, since, until
-        self._blind = np.zeros(0, bool)
         self._wanted = np.array([options.types is None or row.type in options.types for row in UPLINKS])
 
     @property
@@ -88,10 +80,6 @@ class Generator:
         t = self.time
         return t.wall0_us + round((step * self.scene.step_s - t.offset) / t.speed * 1e6)
 
-    def event_ms(self, t_s: float) -> float:
-        """Return the event time of a scene second (going on over loops), ms UTC by a true clock, in copy 0."""
-        return self.time.event0_us / 1e3 + (t_s - self.time.offset) * 1e3
-
     def step(self) -> Step:
         """Return the messages of the next step."""
         k = self.next_step
@@ -103,21 +91,9 @@ class Generator:
         road = motion(self.scene, at)
         scans = self.sensors.sense(k, road)
         rows, temp = self._moving(k, road, scans.first, out)
-        self._signs(k, out)
+        self._steady.speak(k, out)
         self._tolls(k, out)
-        self._slow(k, out)
         return self._finish(k, out, scans.parts, rows, temp)
-
-    def _stamps(self, device: Any, t_s: Any, handed_s: Any = 0.0) -> tuple[Any, Any]:
-        """Return ts_ms by the devices' clocks and the wall time (us) at which they hand the message to their links.
-
-        ``t_s``: scene second of the content; ``handed_s``: seconds until the device is done, beside its usual time.
-        """
-        f, t = self.fleet, self.time
-        late = f.shift_us[device]
-        ts = np.round((t.event0_us + late) / 1e3 + (t_s - t.offset) * 1e3 + f.skew_ms[device]).astype(np.int64)
-        wall = t.wall0_us + late + (t_s + handed_s - t.offset) / t.speed * 1e6 + f.sensing_ms[device] * 1e3
-        return ts, np.round(wall).astype(np.int64)
 
     def _moving(self, k: int, road: Any, first: I8, out: Collected) -> tuple[Any, Any]:
         """Add RSMs, BSMs and the BSMs that RSUs relay."""
@@ -126,7 +102,7 @@ class Generator:
         on = device >= 0
         if len(self._rsu):
             t_s = np.broadcast_to(start + self._rsu_phase * self.scene.step_s, device.shape)[on]
-            ts, wall = self._stamps(device[on], t_s)
+            ts, wall = self._clock.stamps(device[on], t_s)
             a, b = (np.broadcast_to(x, device.shape)[on] for x in (first[:-1], first[1:]))
             out.add(RSM, CODE["rsu", "rsm"], device[on], ts, wall, a, b)
         if not self._obu:
@@ -136,7 +112,7 @@ class Generator:
         device = f.at[:, obu]
         on = device >= 0
         t_s = np.broadcast_to(start + self._obu_phase[here] * self.scene.step_s, device.shape)
-        ts, wall = self._stamps(device, t_s)
+        ts, wall = self._clock.stamps(device, t_s)
         row = np.broadcast_to(np.arange(len(here)), device.shape)
         flags = np.broadcast_to(np.where(blind, UNAVAILABLE, 0), device.shape)
         out.add(BSM, CODE["obu", "bsm"], device[on], ts[on], wall[on], row[on], row[on], flags[on])
@@ -162,127 +138,21 @@ class Generator:
                 best, reach = i, far
         return best
 
-    def _signs(self, k: int, out: Collected) -> None:
-        """Add SPAT, MAP and RSI."""
-        f, step_s = self.fleet, self.scene.step_s
-        loop, in_loop = divmod(k, self._steps)
-        for r, base in enumerate(self._rsu):
-            t_s = (k + self._rsu_phase[r]) * step_s
-            local_s = (in_loop + self._rsu_phase[r]) * step_s
-            spat = self.scene.signals(self.scene.devices[base].id, local_s) if (k + r) % PERIOD["spat"] == 0 else []
-            due_map = (k + r) % PERIOD["map"] == 0 and base in self._maps()
-            says = [x for x in self._announced if x.rsu == base] if (k + r) % PERIOD["rsi"] == 0 else []
-            if not (spat or due_map or says):
-                continue
-            for copy in np.flatnonzero(f.at[:, base] >= 0).tolist():
-                device = int(f.at[copy, base])
-                ts, wall = (int(x) for x in self._stamps(device, t_s))
-                if spat:
-                    a = len(out.ints)
-                    out.ints += messages.spat_ints(ts, spat, copy * self._region_shift)
-                    out.add(INTS, CODE["rsu", "spat"], device, ts, wall, a, len(out.ints))
-                if due_map:
-                    out.add_raw(CODE["rsu", "map"], device, ts, wall, self._map_tail(copy, base, device))
-                rtes = [
-                    rte
-                    for x in says
-                    if (
-                        rte := x.rte(
-                            local_s, loop, len(self.scene.events), self._loop_ms(loop, device), int(f.d_lon[device])
-                        )
-                    )
-                ]
-                if rtes:
-                    tail = self._tails.encode(CODE["rsu", "rsi"], messages.rsi_record(ts, f.ref[device], rtes[:16]))
-                    out.add_raw(CODE["rsu", "rsi"], device, ts, wall, tail)
-
-    def _maps(self) -> set[int]:
-        return {i for i in self._rsu if self.scene.maps.get(self.scene.devices[i].id)}
-
-    def _loop_ms(self, loop: int, device: int) -> Any:
-        """Return the clock of a device: second of one loop -> ms."""
-        f, start = self.fleet, loop * self.scene.duration_s
-        late = f.shift_us[device] / 1e3 + f.skew_ms[device]
-        return lambda t_s: self.event_ms(start + t_s) + late
-
-    def _map_tail(self, copy: int, base: int, device: int) -> bytes:
-        if device not in self._map_tails:
-            record = messages.map_record(
-                self.scene.maps[self.scene.devices[base].id],
-                copy,
-                copy * self._region_shift,
-                int(self.fleet.d_lon[device]),
-            )
-            self._map_tails[device] = self._tails.encode(CODE["rsu", "map"], record)
-        return self._map_tails[device]
-
     def _tolls(self, k: int, out: Collected) -> None:
         """Add transactions and plates."""
-        f, step_s = self.fleet, self.scene.step_s
-        for s in self._tolling.due(k * step_s, (k + 1) * step_s):
-            for copy in np.flatnonzero(f.at[:, s.base] >= 0).tolist():
-                device = int(f.at[copy, s.base])
-                late = f.shift_us[device] / 1e3
-
-                def skew(base: int, copy: int = copy, late: float = late) -> float:
-                    return float(f.skew_ms[f.at[copy, base]]) + late
-
-                ts, record = self._tolling.record(s, copy, f.copies, self.event_ms, skew)
-                _, wall = self._stamps(device, s.at_s)
-                out.add_raw(s.code, device, ts, int(wall), self._tails.encode(s.code, record))
-
-    def _slow(self, k: int, out: Collected) -> None:
-        """Add heartbeats, poles and piles."""
-        f, step_s, rng = self.fleet, self.scene.step_s, self._slow_rng
-        for base, d in enumerate(self.scene.devices):
-            if d.kind == "obu":
-                continue
-            period = PERIOD[{"pole": "env", "pile": "status"}.get(d.kind, "hb")]
-            changed = d.kind == "pile" and self._pile_changes(base, k * step_s)
-            if not changed and (k + base * 7) % period:
-                continue
-            t_s = k * step_s + float(phases(base + 1)[-1]) * step_s
-            noise, load = rng.normal(0, 1, 4), rng.integers(50, 600, 3)
-            for copy in np.flatnonzero(f.at[:, base] >= 0).tolist():
-                device = int(f.at[copy, base])
-                ts, wall = (int(x) for x in self._stamps(device, t_s))
-                ref = f.ref[device].tolist()
-                if d.kind == "rsu":
-                    code, record = CODE["rsu", "hb"], messages.rsu_hb_record(ref, load.tolist())
-                elif d.kind == "gantry":
-                    code = CODE["gantry", "hb"]
-                    number = copy_hex(self._tolling.hexes[base], copy)
-                    record = messages.gantry_hb_record(ref, number, self._tolling.waiting(base, t_s))
-                elif d.kind == "pole":
-                    code, record = CODE["pole", "env"], messages.pole_record(ref, t_s, noise.tolist())
-                else:
-                    code = CODE["pile", "status"]
-                    state, since, _ = self._piles[base]
-                    record = messages.pile_record(ref, state, t_s - since if state == 3 else 0.0)
-                out.add_raw(code, device, ts, wall, self._tails.encode(code, record))
-
-    def _pile_changes(self, base: int, t_s: float) -> bool:
-        """Move a pile on in its cycle; say whether its state changed."""
-        rng = self._slow_rng
-        if base not in self._piles:
-            n = int(rng.integers(len(_PILE_S)))
-            self._piles[base] = (_PILE_S[n][0], t_s, t_s + float(rng.uniform(0, _PILE_S[n][1])))
-            return True
-        state, _, until = self._piles[base]
-        if t_s < until:
-            return False
-        state, mean = _PILE_S[state % len(_PILE_S)]
-        self._piles[base] = (state, t_s, t_s + float(rng.uniform(0.5, 1.5)) * mean)
-        return True
+        f = self.fleet
+        for at_s, copy, s in self._tolling.due(k):
+            device = int(f.at[copy, s.base])
+            if device >= 0:
+                clocks = [self._clock.reader(int(f.at[copy, b])) for b in (s.base, self._tolling.before(s))]
+                ts, record = self._tolling.record(s, copy, f.copies, *clocks)
+                out.add_raw(
+                    s.code, device, (ts, self._clock.stamp(device, at_s)[1]), self._tails.encode(s.code, record)
+                )
 
     def _finish(self, k: int, out: Collected, parts: Any, rows: Any, temp: Any) -> Step:
         """Give numbers to the messages, encode them, and send them through the simulated links."""
-        if not out.columns:
-            return Step(np.zeros(0, MESSAGE), b"")
-        kind, code, device, ts, handed, a, b, flags = (
-            np.concatenate([c[i] for c in out.columns]).astype(t)
-            for i, t in enumerate(("u1", "u1", "i4", "i8", "i8", "i8", "i8", "u1"))
-        )
+        kind, code, device, ts, handed, a, b, flags = out.columns()
         keep = self._wanted[code]
         kind, code, device, ts, handed, a, b, flags = (x[keep] for x in (kind, code, device, ts, handed, a, b, flags))
         seq = self._number(device, code)
@@ -299,8 +169,8 @@ class Generator:
             np.ascontiguousarray(parts.reshape(-1, len(PARTICIPANT))),
             rows,
             temp,
-            np.array(out.ints, np.int64),
-            np.frombuffer(bytes(out.raw) or b"\0", np.uint8).copy(),
+            out.ints,
+            out.raw,
         )
         m = np.zeros(len(kind), MESSAGE)
         m["device"], m["code"], m["seq"], m["ts_ms"], m["flags"] = device, code, seq, ts, flags

@@ -32,6 +32,7 @@ class Fleet:
     skew_ms: npt.NDArray[np.float64]  # the device's clock less the true one
     base_ms: npt.NDArray[np.float64]  # constant part of the link's delay
     sensing_ms: npt.NDArray[np.float64]
+    phase: npt.NDArray[np.float64]  # place in a step, [0, 1); a device and its copies have the same
     shift_us: npt.NDArray[np.int64]  # a copy's world runs so much later, so that copies do not send at one instant
     ref: npt.NDArray[np.int64]  # (n, 3) 1e-7 deg, 1e-7 deg, 0.1 m
     d_lon: npt.NDArray[np.int64]  # 1e-7 deg east of the scene
@@ -98,6 +99,10 @@ def make_fleet(scene: Scene, options: Options, wall0_ms: int, rng: np.random.Gen
     ref[:, 1] += d_lon
     is_obu = np.array([k == "obu" for k in kinds])
     is_rsu = np.array([k == "rsu" for k in kinds])
+    phase = np.zeros(len(scene.devices))
+    for kind in {d.kind for d in scene.devices}:
+        mine = [i for i, d in enumerate(scene.devices) if d.kind == kind]
+        phase[mine] = phases(len(mine))
     boot = wall0_ms - rng.integers(0, _BOOT_SPREAD_MS, n)
     clock = np.where(is_obu, options.gnss.clock_ms, options.sensors.clock_ms)
     return Fleet(
@@ -110,6 +115,7 @@ def make_fleet(scene: Scene, options: Options, wall0_ms: int, rng: np.random.Gen
         skew_ms=rng.normal(0, 1, n) * clock,
         base_ms=rng.uniform(*options.link.base_ms, n),
         sensing_ms=np.where(is_rsu, rng.uniform(*options.link.sensing_ms, n), options.link.other_ms),
+        phase=phase[base],
         shift_us=np.round(phases(copies) * 100_000).astype(np.int64)[copy],
         ref=ref,
         d_lon=d_lon,

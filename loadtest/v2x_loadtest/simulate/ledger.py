@@ -34,6 +34,15 @@ _LATE_STEP_US: Final = 100
 _LATE_STEPS: Final = 100_000  # histogram to 10 s
 
 
+def rows_of(messages: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return rows, not yet sent, of messages (dtype MESSAGE of step.py)."""
+    rows = np.zeros(len(messages), ROW)
+    for mine in ("device", "flags", "seq", "ts_ms", "intended_us"):
+        rows[mine] = messages[mine]
+    rows["type"] = messages["code"]
+    return rows
+
+
 class Ledger:
     """Rows by number; ``folder`` None keeps the counts only."""
 
@@ -46,6 +55,7 @@ class Ledger:
         self._blocks: dict[int, npt.NDArray[Any]] = {}
         self._open: dict[int, int] = {}  # rows of a block that wait
         self._dirty: set[int] = set()
+        self._counted = 0  # rows that are in the counts
         self._folder, self._fd = folder, -1
         if folder is not None:
             try:
@@ -60,19 +70,9 @@ class Ledger:
         if self._folder is not None:
             (self._folder / "devices.json").write_text(json.dumps(head), "utf-8")
 
-    def append(self, messages: npt.NDArray[Any], sent_us: int) -> int:
-        """Enter messages (dtype MESSAGE of build.py) that go out now; return the first row's number."""
-        first, n = self.rows, len(messages)
-        rows = np.zeros(n, ROW)
-        for mine, theirs in (
-            ("device", "device"),
-            ("type", "code"),
-            ("flags", "flags"),
-            ("seq", "seq"),
-            ("ts_ms", "ts_ms"),
-            ("intended_us", "intended_us"),
-        ):
-            rows[mine] = messages[theirs]
+    def append(self, rows: npt.NDArray[Any], sent_us: int) -> int:
+        """Enter rows (dtype ROW, from ``rows_of``) that go out now; return the first one's number."""
+        first, n = self.rows, len(rows)
         rows["sent_us"] = sent_us
         if self._fd >= 0:
             os.pwrite(self._fd, rows.tobytes(), first * ROW.itemsize)
@@ -86,23 +86,29 @@ class Ledger:
             at += k
         self.rows += n
         self.published += n
-        self.repeats += int(np.count_nonzero(rows["flags"] & 1))
-        self.by_type += np.bincount(rows["type"], minlength=256)
-        self._count_late(sent_us - rows["intended_us"], 1)
         return first
 
-    def _count_late(self, late_us: npt.NDArray[Any], sign: int) -> None:
-        steps = np.clip(late_us // _LATE_STEP_US, 0, _LATE_STEPS - 1)
-        np.add.at(self.late, steps, sign)
-        if sign > 0 and len(late_us):
+    def count(self) -> None:
+        """Bring the counts by type, the repeats and the lateness up to date."""
+        while self._counted < self.rows:
+            block, inside = divmod(self._counted, _BLOCK)
+            rows = self._blocks[block][inside : inside + self.rows - self._counted]
+            self._counted += len(rows)
+            self.repeats += int(np.count_nonzero(rows["flags"] & 1))
+            self.by_type += np.bincount(rows["type"], minlength=256)
+            left = rows["sent_us"] > 0
+            self._count_late((rows["sent_us"] - rows["intended_us"])[left])
+
+    def _count_late(self, late_us: npt.NDArray[Any]) -> None:
+        if len(late_us):
+            steps = np.clip(late_us // _LATE_STEP_US, 0, _LATE_STEPS - 1)
+            self.late += np.bincount(steps, minlength=_LATE_STEPS)
             self.late_max_us = max(self.late_max_us, int(late_us.max()))
 
     def held_back(self, row: int) -> None:
-        """Say that a row has not left yet: its device has no connection or no room in the broker's window."""
+        """Say that the newest rows' message has not left yet: no connection, or no room in the broker's window."""
         block, inside = divmod(row, _BLOCK)
-        data = self._blocks[block]
-        self._count_late(np.array([data["sent_us"][inside] - data["intended_us"][inside]]), -1)
-        data["sent_us"][inside] = 0
+        self._blocks[block]["sent_us"][inside] = 0
         self.published -= 1
         self._dirty.add(block)
 
@@ -111,7 +117,8 @@ class Ledger:
         block, inside = divmod(row, _BLOCK)
         data = self._blocks[block]
         data["sent_us"][inside] = sent_us
-        self._count_late(np.array([sent_us - data["intended_us"][inside]]), 1)
+        if row < self._counted:
+            self._count_late(np.array([sent_us - data["intended_us"][inside]]))
         self.published += 1
         self._dirty.add(block)
 
@@ -138,6 +145,7 @@ class Ledger:
 
     def flush(self) -> None:
         """Write acknowledgements to the file; let go of blocks that wait for nothing."""
+        self.count()
         for block in self._dirty:
             if self._fd >= 0:
                 n = min(_BLOCK, self.rows - block * _BLOCK)

@@ -19,6 +19,7 @@ from v2x_loadtest.simulate.scale import copy_name
 
 _FIELD_TIME: Final = timezone(timedelta(hours=8))  # gantries write local time
 _REGIONS: Final = 1 << 16
+MAX_RTES: Final = 16
 VERSION: Final = "sim 1"
 
 

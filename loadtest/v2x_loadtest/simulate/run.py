@@ -21,7 +21,7 @@ from v2x.topics import UPLINKS
 
 from v2x_loadtest.scene import Scene
 from v2x_loadtest.simulate.build import Generator
-from v2x_loadtest.simulate.ledger import Ledger
+from v2x_loadtest.simulate.ledger import Ledger, rows_of
 from v2x_loadtest.simulate.link import Broker, DeviceLink
 from v2x_loadtest.simulate.options import Options
 from v2x_loadtest.simulate.step import MESSAGE
@@ -93,6 +93,8 @@ class Run:
         self.interrupted = False
         self._pending: npt.NDArray[Any] = np.zeros(0, MESSAGE)
         self._head = 0
+        self._intended: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._rows = rows_of(self._pending)
         self._blobs: dict[int, bytes] = {}
         self._links: list[DeviceLink] = []
 
@@ -177,6 +179,7 @@ class Run:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
         self._broker.account()
+        self._ledger.flush()
 
     def _outstanding(self) -> bool:
         return bool(self._broker.retrying or any(link.unacknowledged for link in self._links))
@@ -195,7 +198,7 @@ class Run:
             return
         wait = _IDLE_S
         if self._head < len(self._pending):
-            wait = (int(self._pending["intended_us"][self._head]) - time.time_ns() // 1000) / 1e6
+            wait = (int(self._intended[self._head]) - time.time_ns() // 1000) / 1e6
         asyncio.get_running_loop().call_later(min(max(wait, _TICK_S), _IDLE_S), self._tick)
 
     def _make(self) -> None:
@@ -207,18 +210,21 @@ class Run:
         rest = self._pending[self._head :]
         pending = np.concatenate([rest, made.messages])
         self._pending = pending[np.argsort(pending["intended_us"], kind="stable")]
+        self._intended = np.ascontiguousarray(self._pending["intended_us"])
+        self._rows = rows_of(self._pending)
         self._head = 0
         oldest = int(rest["step"].min()) if len(rest) else step
         for old in [k for k in self._blobs if k < oldest]:
             del self._blobs[old]
 
     def _send_due(self, now: int) -> None:
-        due = int(np.searchsorted(self._pending["intended_us"], now, side="right"))
+        due = int(np.searchsorted(self._intended, now, side="right"))
         links, blobs = self._links, self._blobs
         while self._head < due:
-            rows = self._pending[self._head : min(due, self._head + _CHUNK)]
-            self._head += len(rows)
-            first = self._ledger.append(rows, time.time_ns() // 1000)
+            part = slice(self._head, min(due, self._head + _CHUNK))
+            rows = self._pending[part]
+            self._head = part.stop
+            first = self._ledger.append(self._rows[part], time.time_ns() // 1000)
             for row, device, code, step, start, end in zip(
                 range(first, first + len(rows)),
                 rows["device"].tolist(),
@@ -229,7 +235,6 @@ class Run:
                 strict=True,
             ):
                 links[device].send(row, code, blobs[step][start:end])
-        self._broker.account()
 
     async def _watch(self) -> None:
         """Each second: flush the ledger, look after the connections, report."""
