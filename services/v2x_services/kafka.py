@@ -33,7 +33,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from v2x.errors import BrokerError
 
-from v2x_services.ports import NO_TOKEN, Completion, Headers
+from v2x_services.ports import NO_TOKEN, Completion, Headers, RecordRefused, Refused
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,6 @@ RECORD_OVERHEAD: Final = 96  # batch header of 61 bytes, and varints of one reco
 REQUEST_TIMEOUT_MS: Final = 10_000
 STUCK_S: Final = 90.0  # a batch in flight that long: the producer itself is suspected
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
-
-
-class RecordRefused(BrokerError):  # noqa: N818 - a verdict on one record rather than a fault
-    """Kafka will never take this record; the message says why."""
 
 
 class _Item(NamedTuple):
@@ -141,20 +137,27 @@ class KafkaSink:
 
     async def start(self, on_done: Completion) -> None:
         """Connect, waiting for Kafka as long as it takes; BrokerError where a topic is missing."""
-        self._loop = asyncio.get_running_loop()
         self._on_done = on_done
+        await self.connect()
+        self._pump = asyncio.create_task(self._run(), name="kafka-sink")
+        self._pump.add_done_callback(self._pump_ended)
+
+    async def connect(self) -> None:
+        """Do the waiting of ``start`` alone: afterwards ``partitions`` answers."""
+        if self._producer is not None:
+            return
+        self._loop = asyncio.get_running_loop()
         await self._connect()
+        producer: Any = self._producer
         for topic in self._topics:
             try:
                 async with asyncio.timeout(5.0):
-                    parts = await self._producer.partitions_for(topic)
+                    parts = await producer.partitions_for(topic)
             except Exception as e:
                 await self._close_producer()
                 msg = f"Kafka at {self._bootstrap} has no topic {topic!r}: run `v2x topics apply` first ({e!r})"
                 raise BrokerError(msg) from e
             self._partition_counts[topic] = len(parts)
-        self._pump = asyncio.create_task(self._run(), name="kafka-sink")
-        self._pump.add_done_callback(self._pump_ended)
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers, token: int) -> None:
         """Queue one record."""
@@ -172,7 +175,8 @@ class KafkaSink:
             self._room.clear()
         item = _Item(key, value, headers, token, size)
         if size > self._max_batch:
-            error = RecordRefused(f"record of {size} bytes is over Kafka's limit of {self._max_batch} for {topic}")
+            text = f"record of {size} bytes is over Kafka's limit of {self._max_batch} for {topic}"
+            error = RecordRefused(text, [Refused(topic, key, value, headers)])
             self._loop.call_soon(self._settle, lane, [item], error)
             return
         lane.queue.append(item)
@@ -199,18 +203,18 @@ class KafkaSink:
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """Drain for at most ``drain_s`` seconds, then close."""
-        if self._pump is None:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(drain_s):
-                await self.drain()
-        self._closing = True
+        self._closing = self._pump is None
+        if self._pump is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await self.drain()
+            self._closing = True
+            self._pump.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._pump
+            self._pump = None
         if self._timer is not None:
             self._timer.cancel()
-        self._pump.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._pump
-        self._pump = None
         self._era += 1
         await self._close_producer()
 
@@ -298,7 +302,9 @@ class KafkaSink:
         self._wake.set()
         if isinstance(error, _TOO_LARGE):
             if len(items) == 1:
-                reason = RecordRefused(f"Kafka refuses a record of {items[0].size} bytes for {lane.topic}: {error!r}")
+                item = items[0]
+                text = f"Kafka refuses a record of {item.size} bytes for {lane.topic}: {error!r}"
+                reason = RecordRefused(text, [Refused(lane.topic, item.key, item.value, item.headers)])
                 self._settle(lane, items, reason)
                 return
             lane.single = len(items)

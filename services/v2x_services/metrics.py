@@ -77,6 +77,13 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "v2x_ingest_repeats_total", _C, "messages", ("type",), "Sequence numbers seen before, by device, boot and type"
     ),
     Metric("v2x_ingest_gaps_total", _C, "messages", ("type",), "Sequence numbers skipped, by device, boot and type"),
+    Metric(
+        "v2x_ingest_unavailable_position_total",
+        _C,
+        "messages",
+        ("schema",),
+        "Valid messages whose own or reference position is 'unavailable'",
+    ),
     Metric("v2x_ingest_ticks_total", _C, "records", (), "Tick records written to silent partitions"),
     Metric("v2x_ingest_connects_total", _C, "connections", ("session", "session_present"), "CONNACKs from the broker"),
     Metric(
@@ -139,7 +146,6 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     Metric("v2x_fusion_snapshot_seconds", _H, "seconds", ("topic",), "Time to make and write a snapshot"),
     Metric("v2x_fusion_snapshot_bytes", _H, "bytes", ("topic",), "Size of a snapshot", BYTES),
     Metric("v2x_fusion_tracks", _G, "tracks", ("partition",), "Tracks alive"),
-    Metric("v2x_fusion_open_events", _G, "events", ("partition",), "Events that have not ended"),
     Metric("v2x_fusion_faults_total", _C, "faults", ("kind",), "Faults of the consumer that were survived"),
 )
 BY_NAME: Final[Mapping[str, Metric]] = {m.name: m for m in CATALOGUE}

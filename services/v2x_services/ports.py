@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from v2x.errors import BrokerError
 
 Headers = Sequence[tuple[str, bytes]]
 """Kafka record headers. The sequence may be shared between records; the sink does not change it."""
@@ -20,6 +22,23 @@ NO_TOKEN = -1
 
 Completion = Callable[[list[int], Exception | None], None]
 """Called with the tokens of records that are durable (None), or that Kafka refuses for good (``RecordRefused``)."""
+
+
+class Refused(NamedTuple):
+    """A record that Kafka will not take."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Headers
+
+
+class RecordRefused(BrokerError):  # noqa: N818 - a verdict rather than a fault
+    """Kafka will never take these records; the message says why. ``records`` are in the order of the tokens."""
+
+    def __init__(self, message: str, records: Sequence[Refused] = ()) -> None:
+        super().__init__(message)
+        self.records = tuple(records)
 
 
 class LogSink(Protocol):

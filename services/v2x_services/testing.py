@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from v2x_services.ports import NO_TOKEN, Arrivals, Completion, Headers, SourceListener
+from v2x_services.ports import NO_TOKEN, Arrivals, Completion, Headers, RecordRefused, Refused, SourceListener
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +108,14 @@ class FakeSink:
         self._handle = None
         if self.held or self._on_done is None:
             return
-        from v2x_services.kafka import RecordRefused  # noqa: PLC0415 - the fake must not cost aiokafka's import
-
         queue, self._queue = self._queue, []
         done: list[int] = []
         refused: list[int] = []
+        lost: list[Refused] = []
         for q in queue:
             if q.size > self.max_record:
                 refused.append(q.token)
+                lost.append(Refused(q.place[0], q.record.key, q.record.value, q.record.headers))
                 continue
             self.log.setdefault(q.place, []).append(q.record)
             if q.token != NO_TOKEN:
@@ -123,7 +123,7 @@ class FakeSink:
         if done:
             self._on_done(done, None)
         if refused:
-            self._on_done(refused, RecordRefused(f"record is over the limit of {self.max_record} bytes"))
+            self._on_done(refused, RecordRefused(f"record is over the limit of {self.max_record} bytes", lost))
         self._changed.set()
 
 

@@ -11,8 +11,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from v2x.errors import BrokerError
 
-from v2x_services.kafka import KafkaSink, RecordRefused
-from v2x_services.ports import NO_TOKEN, LogSink
+from v2x_services.kafka import KafkaSink
+from v2x_services.ports import NO_TOKEN, LogSink, RecordRefused
 from v2x_services.testing import FakeSink, Written
 
 PARTITIONS = 3

@@ -1,0 +1,1 @@
+"""Ingest: MQTT publishes in, checked and acknowledged records in Kafka out."""

@@ -1,0 +1,247 @@
+"""The ingest service: two MQTT sessions, each with a Kafka producer of its own, and what they share.
+
+A slow partition full of perishable messages must not hold up a gantry's transaction, so *reliable* and *perishable*
+have a session, a ledger, a Receive Maximum and a producer each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from v2x.devices import DeviceTable
+from v2x.errors import ConfigError
+from v2x.quarantine import Quarantine, QuarantineLimits
+from v2x.routing import Router
+from v2x.timerules import TimeLimits, TimeRules
+from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, MessageClass
+from v2x.zones import ZoneMap
+
+from v2x_codecs.decoder import ColumnDecoder
+from v2x_codecs.reference import ReferenceCodec
+from v2x_codecs.registry import Registry
+from v2x_services.http import HealthServer
+from v2x_services.ingest.counts import SessionCounts
+from v2x_services.ingest.mqtt import MqttConfig, MqttSource
+from v2x_services.ingest.pipeline import Pipeline, Shared
+from v2x_services.ingest.privacy import Keys
+from v2x_services.ingest.ticks import Silence, Ticker
+from v2x_services.ingest.topics import FILTERS, SESSION_NAMES, TopicTable
+from v2x_services.kafka import KafkaSink
+from v2x_services.metrics import Metrics
+from v2x_services.ports import SystemClock
+from v2x_services.settings import Settings
+
+log = structlog.get_logger("ingest")
+
+WRITES: Final = (OBSERVATIONS, GANTRY, DEVICES, DEADLETTER)
+_WATCH_S: Final = 5.0
+_BAD_SHARE: Final = 0.5  # of all messages in a watch interval: alert, and not ready
+_BAD_LEAST: Final = 100  # fewer messages say nothing
+_DRAIN_S: Final = 10.0
+_GRACE_MS: Final = 60_000  # beyond the outage budget
+
+
+class Ingest:
+    """One shard of ingest."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, shard: int = 0) -> None:
+        """Read zone map and keys; ConfigError where they are wrong."""
+        if settings.ingest_shards != 1 or shard != 0:
+            msg = (
+                f"shard {shard} of {settings.ingest_shards}: ingest runs as one shard in this version "
+                f"(set ingest_shards to 1); one process takes all devices"
+            )
+            raise ConfigError(msg)
+        self.why_not_ready = "starting"
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = SystemClock()
+        self._zones = ZoneMap.load(settings.zones_path)
+        self._keys = Keys.load(settings.key_file, settings.state_dir)
+        self._registry = Registry.load()
+        self._devices = DeviceTable()
+        self._times = TimeRules(
+            self._devices.capacity,
+            TimeLimits(
+                ahead_ms=int(settings.ahead_s * 1000),
+                perishable_ms=int(settings.outage_budget_s * 1000) + _GRACE_MS,
+            ),
+        )
+        self._quarantine = Quarantine(
+            self._devices.capacity,
+            QuarantineLimits(bad_per_minute=settings.bad_per_minute, bytes_per_second=settings.bytes_per_second),
+        )
+        self._sinks: dict[MessageClass, KafkaSink] = {}
+        self._sources: dict[MessageClass, MqttSource] = {}
+        self._pipelines: list[Pipeline] = []
+        self._ticker: Ticker | None = None
+        self._alarm = ""
+        self._seen = (0.0, 0.0)
+        metrics.before_scrape(self._refresh)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take messages until ``stop``; raises what cannot be gone on from."""
+        tasks = [asyncio.create_task(self._work()), asyncio.create_task(stop.wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0] in done:
+                await tasks[0]
+        finally:
+            self.why_not_ready = "stopping"
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+            await self._finish()
+
+    def not_ready(self) -> str:
+        """Say why this process is not ready, or nothing."""
+        if self.why_not_ready:
+            return self.why_not_ready
+        for kind, source in self._sources.items():
+            if not source.connected:
+                return f"MQTT session {SESSION_NAMES[kind]}: {source.last_error or 'not connected yet'}"
+        for kind, sink in self._sinks.items():
+            if sink.last_error:
+                return f"Kafka takes nothing from {SESSION_NAMES[kind]}: {sink.last_error}"
+        return self._alarm
+
+    async def _work(self) -> None:
+        self.why_not_ready = "loading the decoder"
+        decoder = await asyncio.to_thread(ColumnDecoder, self._registry, self._settings.max_payload)
+        await asyncio.to_thread(decoder.decode_mqtt, [b"\xc3\x01"])
+        codec = ReferenceCodec(self._registry)
+        self.why_not_ready = "waiting for Kafka"
+        s = self._settings
+        for kind in (MessageClass.RELIABLE, MessageClass.PERISHABLE):
+            self._sinks[kind] = KafkaSink(
+                s.kafka_bootstrap,
+                WRITES,
+                client_id=f"{s.ingest_id}-{SESSION_NAMES[kind]}",
+                linger_s=s.flush_ms / 1000,
+                max_pending=s.pending_bytes,
+            )
+            await self._sinks[kind].connect()
+        partitions = {topic: self._sinks[MessageClass.RELIABLE].partitions(topic) for topic in WRITES}
+        router = Router(self._zones, partitions[OBSERVATIONS])
+        silence = Silence(partitions[OBSERVATIONS], self._clock)
+        shared = Shared(
+            registry=self._registry,
+            decoder=decoder,
+            codec=codec,
+            router=router,
+            topics=TopicTable(self._devices, router, decoder.schemas, partitions),
+            devices=self._devices,
+            times=self._times,
+            quarantine=self._quarantine,
+            keys=self._keys,
+            silence=silence,
+            clock=self._clock,
+            max_pending=s.pending_bytes,
+        )
+        self.why_not_ready = "waiting for the MQTT broker"
+        for kind, sink in self._sinks.items():
+            name = SESSION_NAMES[kind]
+            source = self._sources[kind] = MqttSource(self._mqtt(kind), self._clock)
+            pipeline = Pipeline(kind, shared, source, sink, SessionCounts(self._metrics, name))
+            self._pipelines.append(pipeline)
+            await pipeline.start()
+            self._metrics.set("v2x_ingest_outage_budget_seconds", s.outage_budget_s, session=name)
+        self._ticker = Ticker(s.ingest_id, self._sinks[MessageClass.PERISHABLE], silence, codec, self._clock, s.tick_ms)
+        self.why_not_ready = ""
+        log.info(
+            "taking messages", mqtt=f"{s.mqtt_host}:{s.mqtt_port}", kafka=s.kafka_bootstrap, zones=self._zones.name
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ticker.run())
+            group.create_task(self._watch())
+
+    def _mqtt(self, kind: MessageClass) -> MqttConfig:
+        s = self._settings
+        return MqttConfig(
+            host=s.mqtt_host,
+            port=s.mqtt_port,
+            client_id=f"v2x-{s.ingest_id}-0-{SESSION_NAMES[kind]}",
+            filters=FILTERS[kind],
+            receive_maximum=s.receive_maximum,
+            session_expiry_s=s.session_expiry_s,
+            username=s.mqtt_username,
+            password=s.mqtt_password,
+        )
+
+    async def _watch(self) -> None:
+        """Raise an alarm while a large share of all messages is bad; acknowledging goes on."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            received = self._metrics.total("v2x_ingest_received_total")
+            bad = self._metrics.total("v2x_ingest_dead_letters_total")
+            was_received, was_bad = self._seen
+            self._seen = (received, bad)
+            n = received - was_received
+            share = (bad - was_bad) / n if n >= _BAD_LEAST else 0.0
+            alarm = f"{share:.0%} of all messages are bad" if share > _BAD_SHARE else ""
+            if alarm and not self._alarm:
+                log.error("a large share of all messages is bad", share=round(share, 2))
+            self._alarm = alarm
+
+    async def _finish(self) -> None:
+        """Stop reading, let what is on its way become durable and acknowledged, then disconnect."""
+        for source in self._sources.values():
+            source.pause()
+        for sink in self._sinks.values():
+            await sink.stop(_DRAIN_S)
+        for source in self._sources.values():
+            await source.stop()
+
+    def _refresh(self) -> None:
+        m = self._metrics
+        m.set("v2x_ingest_known_devices", len(self._devices))
+        m.set("v2x_ingest_quarantined_devices", len(self._quarantine.devices))
+        m.set("v2x_ingest_clock_suspect", int(self._times.suspect))
+        if self._ticker is not None:
+            m.set("v2x_ingest_ticks_total", self._ticker.ticks)
+        records: dict[str, int] = {}
+        for sink in self._sinks.values():
+            for topic, n in sink.counters.records.items():
+                records[topic] = records.get(topic, 0) + n
+        for topic, n in records.items():
+            m.set("v2x_ingest_records_total", n, topic=topic)
+            m.set("v2x_sink_records_total", n, topic=topic)
+        for name, field in (("batches", "batches"), ("retries", "retries"), ("failed", "refused")):
+            totals: dict[str, int] = {}
+            for sink in self._sinks.values():
+                for topic, n in getattr(sink.counters, field).items():
+                    totals[topic] = totals.get(topic, 0) + n
+            for topic, n in totals.items():
+                m.set(f"v2x_sink_{name}_total", n, topic=topic)
+        m.set("v2x_sink_pending_bytes", sum(sink.pending_bytes for sink in self._sinks.values()))
+
+
+async def run(settings: Settings, shard: int = 0, stop: asyncio.Event | None = None) -> None:
+    """Run ingest until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise."""
+    stop = stop or asyncio.Event()
+    fatal: list[BaseException] = []
+
+    def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Stop the service: an error that nobody caught must not leave it half alive."""
+        loop.default_exception_handler(context)
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            fatal.append(error)
+            stop.set()
+
+    asyncio.get_running_loop().set_exception_handler(on_error)
+    metrics = Metrics("ingest")
+    ingest = Ingest(settings, metrics, shard)
+    server = HealthServer(metrics, ingest.not_ready, settings.host, settings.ingest_metrics_port)
+    await server.start()
+    try:
+        server.tell(settings.state_dir)
+        await ingest.run(stop)
+    finally:
+        await server.stop()
+    if fatal:
+        raise fatal[0]

@@ -1,0 +1,373 @@
+"""The MQTT source: one persistent session on an ``asyncio.Protocol`` over the sans-IO ``mqtt5`` codec.
+
+Mosquitto writes each message on its own, so a reader that wakes up for each pays for the wake-up, not for the message.
+Under load reading is therefore *paced*: after a read it pauses for a few milliseconds, then takes all that has come.
+When idle it reads at once::
+
+    data ─► parse all packets ─► one Arrivals to the listener ─► last read just now? pause, resume in pace_s
+
+A PUBACK leaves only when ``acknowledge`` is called; until then the message counts against our Receive Maximum, which
+is the back-pressure. A packet id is good for one connection (epoch). After a lost connection the source connects again
+by itself, with jittered back-off, and resumes the session: the broker sends again what was not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import mqtt5
+import numpy as np
+
+from v2x_services.ports import Arrivals, Clock, SourceListener
+
+log = logging.getLogger(__name__)
+
+MAX_PACKET: Final = 16 << 20  # a broker does not send us more; far above what is taken in, so that it is seen and told
+_CONNECT_S: Final = 10.0
+_SHORTEST_S: Final = 0.05
+_LONGEST_S: Final = 5.0
+_VARINT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MqttConfig:
+    """How to reach the broker, and what our session there is like."""
+
+    host: str
+    port: int
+    client_id: str
+    filters: tuple[str, ...]
+    receive_maximum: int = 2048
+    session_expiry_s: int = 86_400
+    username: str = ""
+    password: str = ""
+    keep_alive_s: int = 20
+    pace_s: float = 0.003
+
+
+class MqttSource:
+    """A ``MessageSource`` on a real broker."""
+
+    def __init__(self, config: MqttConfig, clock: Clock) -> None:
+        self.config = config
+        self.connected = False  # connected and subscribed
+        self.last_error: str | None = None
+        self._clock = clock
+        self._epoch = 0
+        self._link: _Link | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._paused = False
+        self._stopping = False
+
+    async def start(self, listener: SourceListener) -> None:
+        """Connect in the background and keep connected."""
+        self._listener = listener
+        self._task = asyncio.create_task(self._run(), name=f"mqtt {self.config.client_id}")
+
+    def acknowledge(self, epoch: int, packet_ids: Sequence[int]) -> bool:
+        """Send PUBACKs in this order; False where the connection they belong to is gone."""
+        link = self._link
+        if link is None or link.epoch != epoch or link.closed.done():
+            return False
+        packets = np.empty((len(packet_ids), 4), np.uint8)
+        ids = np.asarray(packet_ids, np.int32)
+        packets[:, 0], packets[:, 1] = 0x40, 2  # PUBACK, reason code 0 left out
+        packets[:, 2], packets[:, 3] = ids >> 8, ids & 0xFF
+        link.write(packets.tobytes())
+        return True
+
+    def pause(self) -> None:
+        """Stop reading: TCP and the Receive Maximum hold the broker back."""
+        self._paused = True
+        if self._link is not None:
+            self._link.hold()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._paused = False
+        if self._link is not None:
+            self._link.unhold()
+
+    async def stop(self) -> None:
+        """Disconnect; the session stays with the broker until it expires."""
+        self._stopping = True
+        if self._link is not None:
+            self._link.say_goodbye()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = _SHORTEST_S
+        while not self._stopping:
+            link = _Link(self)
+            try:
+                async with asyncio.timeout(_CONNECT_S):
+                    await loop.create_connection(partial(_same, link), self.config.host, self.config.port)
+                    await link.subscribed
+                self.connected, self.last_error = True, None
+                delay = _SHORTEST_S
+                reason = await asyncio.shield(link.closed)
+            except TimeoutError:
+                reason = f"no answer from the MQTT broker at {self.config.host}:{self.config.port}"
+            except OSError as e:
+                reason = f"cannot reach the MQTT broker at {self.config.host}:{self.config.port}: {e}"
+            finally:
+                self.connected = False
+                link.abort()
+            self._over(link, reason)
+            if link.taken_over:
+                log.error("MQTT session %s was taken over: does a second ingest run?", self.config.client_id)
+                delay = _LONGEST_S
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(2 * delay, _LONGEST_S)
+
+    def _over(self, link: _Link, reason: str) -> None:
+        self.last_error = reason
+        self._link = None
+        if link.epoch:
+            log.warning("MQTT session %s: %s", self.config.client_id, reason)
+            self._listener.disconnected(link.epoch, reason)
+
+    def _established(self, link: _Link, *, session_present: bool) -> int:
+        self._epoch += 1
+        self._link = link
+        link.epoch = self._epoch
+        self._listener.connected(self._epoch, session_present=session_present)
+        return self._epoch
+
+    def _arrived(self, batch: Arrivals) -> None:
+        self._listener.arrived(batch)
+
+
+class _Link(asyncio.Protocol):
+    """One connection: CONNECT, SUBSCRIBE, then messages in and PUBACKs out until it ends."""
+
+    def __init__(self, source: MqttSource) -> None:
+        self.epoch = 0  # set when the broker has accepted us
+        self.taken_over = False
+        loop = asyncio.get_running_loop()
+        self.subscribed: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[str] = loop.create_future()
+        self._loop = loop
+        self._source = source
+        self._config = source.config
+        self._transport: asyncio.Transport | None = None
+        self._chunks: list[bytes] = []
+        self._have = 0
+        self._need = 2
+        self._last_read = 0.0
+        self._resume_timer: asyncio.TimerHandle | None = None
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._pinged_at: float | None = None
+        self._held = False
+        self._reason = ""
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Introduce ourselves."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        c = self._config
+        packet = mqtt5.ConnectPacket(
+            c.client_id,
+            username=c.username or None,
+            password=c.password.encode() if c.password else None,
+            clean_start=False,
+            keep_alive=c.keep_alive_s,
+            session_expiry_interval=c.session_expiry_s,
+            receive_max=c.receive_maximum,
+            max_packet_size=MAX_PACKET,
+        )
+        transport.write(packet.write())
+
+    def data_received(self, data: bytes) -> None:
+        """Take all whole packets, and pause if this is what load looks like."""
+        self._chunks.append(data)
+        self._have += len(data)
+        if self._have >= self._need:
+            try:
+                self._parse()
+            except ValueError as e:
+                self._fail(f"the broker sent what is not MQTT 5: {e}")
+                return
+        now = self._loop.time()
+        pace = self._config.pace_s
+        if now - self._last_read < 2 * pace and self._resume_timer is None and self._transport is not None:
+            self._transport.pause_reading()
+            self._resume_timer = self._loop.call_later(pace, self._paced)
+        self._last_read = now
+
+    def eof_received(self) -> None:
+        """Let the transport close."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits."""
+        self._cancel_timers()
+        self._transport = None
+        self._end(self._reason or (f"connection lost: {exc}" if exc else "connection closed by the broker"))
+
+    # -- for the source
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, unless the connection is gone."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def hold(self) -> None:
+        """Stop reading until ``unhold``."""
+        self._held = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def unhold(self) -> None:
+        """Read again."""
+        self._held = False
+        self._pinged_at = None  # an answer may have waited unread
+        if self._transport is not None and self._resume_timer is None:
+            self._transport.resume_reading()
+
+    def say_goodbye(self) -> None:
+        """Disconnect in good order; queued PUBACKs still leave."""
+        self._reason = "stopped"
+        self.write(mqtt5.DisconnectPacket().write())
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._cancel_timers()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.abort()
+        self._end("dropped")
+
+    # -- inside
+
+    def _parse(self) -> None:
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        view = memoryview(data)
+        end, at = len(data), 0
+        topics: list[str] = []
+        payloads: list[bytes] = []
+        ids: list[int] = []
+        retained: list[bool] = []
+        read, publish = mqtt5.read, mqtt5.PublishPacket
+        while end - at >= 2:
+            try:
+                packet, size = read(view[at:] if at else view)
+            except IndexError:  # not all there yet
+                break
+            at += size
+            if type(packet) is publish:
+                topics.append(packet.topic)
+                payloads.append(packet.payload)
+                ids.append(packet.packet_id or 0)
+                retained.append(packet.retain)
+            else:
+                self._control(packet)
+        self._chunks = [data[at:]] if at < end else []
+        self._have = end - at
+        self._need = _packet_length(self._chunks[0]) if self._chunks else 2
+        if topics:
+            self._source._arrived(Arrivals(self.epoch, self._source._clock.now_us(), topics, payloads, ids, retained))  # noqa: SLF001
+
+    def _control(self, packet: Any) -> None:
+        match packet:
+            case mqtt5.ConnAckPacket():
+                if packet.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
+                    self._fail(f"the broker refuses us: {packet.reason_code.name} {packet.reason_str or ''}".rstrip())
+                    return
+                self._source._established(self, session_present=packet.session_present)  # noqa: SLF001
+                keep_alive = packet.server_keep_alive or self._config.keep_alive_s
+                self._ping(keep_alive / 2)
+                self.write(_subscribe(self._config.filters))
+            case mqtt5.SubAckPacket():
+                refused = [code.name for code in packet.reason_codes if code >= 0x80]
+                if refused:
+                    self._fail(f"the broker refuses our subscriptions: {', '.join(refused)}")
+                elif not self.subscribed.done():
+                    self.subscribed.set_result(None)
+                    if self._source._paused:  # noqa: SLF001 - not earlier, or this answer would stay unread
+                        self.hold()
+            case mqtt5.PingRespPacket():
+                self._pinged_at = None
+            case mqtt5.DisconnectPacket():
+                self.taken_over = packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
+                self._fail(f"the broker disconnects us: {packet.reason_code.name} {packet.reason_str or ''}".rstrip())
+            case _:
+                self._fail(f"unexpected {type(packet).__name__}")
+
+    def _paced(self) -> None:
+        self._resume_timer = None
+        if self._transport is not None and not self._held:
+            self._transport.resume_reading()
+
+    def _ping(self, every_s: float) -> None:
+        now = self._loop.time()
+        if self._pinged_at is not None and not self._held and now - self._pinged_at > 2 * every_s - 0.1:
+            self._fail(f"no answer to a ping for {now - self._pinged_at:.0f} s")
+            return
+        self.write(mqtt5.PingReqPacket().write())
+        if self._pinged_at is None:
+            self._pinged_at = now
+        self._ping_timer = self._loop.call_later(every_s, self._ping, every_s)
+
+    def _fail(self, reason: str) -> None:
+        self._reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end(self, reason: str) -> None:
+        if not self.closed.done():
+            self.closed.set_result(reason)
+        if not self.subscribed.done():
+            self.subscribed.set_exception(ConnectionError(reason))
+            self.subscribed.exception()  # it is told through the source, whether or not somebody waits
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._resume_timer, self._ping_timer):
+            if timer is not None:
+                timer.cancel()
+        self._resume_timer = self._ping_timer = None
+
+
+def _same(link: _Link) -> _Link:
+    return link
+
+
+def _packet_length(start: bytes) -> int:
+    """Return how long the packet is that begins here, or what is needed to know it."""
+    length, shift = 0, 0
+    for i in range(1, 1 + _VARINT):
+        if i >= len(start):
+            return i + 1
+        length |= (start[i] & 0x7F) << shift
+        if start[i] < 0x80:
+            return 1 + i + length
+        shift += 7
+    return len(start)  # malformed: the codec says so
+
+
+def _subscribe(filters: Sequence[str]) -> bytes:
+    """Return the SUBSCRIBE of a session: at least once; retained ones only with a new subscription, and marked so."""
+    rows = [
+        mqtt5.TopicFilter(
+            pattern,
+            max_qos=mqtt5.QoS.AT_LEAST_ONCE,
+            retain_as_published=False,
+            retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
+        )
+        for pattern in filters
+    ]
+    return mqtt5.SubscribePacket(1, rows).write()

@@ -1,0 +1,99 @@
+"""What ingest subscribes to, and what it remembers of each MQTT topic.
+
+Two sessions share the uplinks. *Reliable* takes the types that the table in ``v2x.topics`` calls so, each by name.
+*Perishable* takes everything below our root with one filter, so that a topic without a schema is seen and told; what
+belongs to the other session, and our own downlinks, it sets aside by topic. (MQTT filters cannot subtract, and two
+overlapping filters in one session may double each message.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from v2x.devices import DeviceTable
+from v2x.errors import TopicError
+from v2x.routing import Partitions, Router
+from v2x.topics import OBSERVATIONS, ROOT, UPLINKS, MessageClass, UplinkType, parse_uplink
+from v2x.zones import partition_of
+
+FILTERS: Final[dict[MessageClass, tuple[str, ...]]] = {
+    MessageClass.RELIABLE: tuple(
+        f"{ROOT}/{row.kind}/+/{row.type}/up" for row in UPLINKS if row.message_class is MessageClass.RELIABLE
+    ),
+    MessageClass.PERISHABLE: (f"{ROOT}/#",),
+}
+SESSION_NAMES: Final = {MessageClass.RELIABLE: "reliable", MessageClass.PERISHABLE: "perishable"}
+_NOBODY: Final = ""  # the device of topics that name none: they share one quarantine
+_DEVICE_AT: Final = 3
+_PARTS: Final = 6
+_MAX_TOPICS: Final = 100_000
+_MAX_ID: Final = 64
+
+
+class Place(IntEnum):
+    """Whose a topic is."""
+
+    UPLINK = 0
+    STRAY = 1  # below our root, without a schema
+    DOWNLINK = 2  # ours, on its way to a device
+
+
+@dataclass(slots=True, eq=False)
+class Topic:
+    """All that a topic says about its messages."""
+
+    name: str
+    place: Place
+    device: str
+    id: bytes  # the device as bytes
+    number: int  # of the device, in the device table
+    row: UplinkType | None
+    schema: int  # index of the schema that its payloads must have; -1 none
+    error: str = ""
+    partitions: Partitions = ()  # where its messages go; empty if the position decides
+    personal: bool = False  # payloads may name a person: seal them
+
+
+class TopicTable:
+    """Topics seen, bounded; starts anew with the device table, whose numbers it holds."""
+
+    def __init__(
+        self, devices: DeviceTable, router: Router, schemas: tuple[str, ...], partitions: dict[str, int]
+    ) -> None:
+        self._devices = devices
+        self._router = router
+        self._schemas = {name: i for i, name in enumerate(schemas)}
+        self._partitions = partitions
+        self._topics: dict[str, Topic] = {}
+        self._renewals = devices.renewals
+
+    def get(self, name: str) -> Topic:
+        """Return what is known of a topic."""
+        found = self._topics.get(name)
+        if found is None:
+            found = self._make(name)
+            if self._devices.renewals != self._renewals or len(self._topics) >= _MAX_TOPICS:
+                self._renewals = self._devices.renewals
+                self._topics.clear()
+            self._topics[name] = found
+        return found
+
+    def _make(self, name: str) -> Topic:
+        parts = name.split("/")
+        device = parts[_DEVICE_AT] if len(parts) > _DEVICE_AT and len(parts[_DEVICE_AT]) <= _MAX_ID else _NOBODY
+        # Whatever comes from below gantry/ may be a transaction, even if topic or bytes are damaged.
+        personal = len(parts) > 2 and parts[2] == "gantry"
+        number = self._devices.number(device)
+        try:
+            row = parse_uplink(name).row
+        except TopicError as e:
+            place = Place.DOWNLINK if len(parts) == _PARTS and parts[-1] == "down" else Place.STRAY
+            return Topic(name, place, device, device.encode(), number, None, -1, str(e), (), personal)
+        if row.kafka == OBSERVATIONS:
+            partitions = self._router.fixed(device) or ()
+        else:
+            partitions = (partition_of(device.encode(), self._partitions[row.kafka]),)
+        schema = self._schemas[row.schema]
+        return Topic(name, Place.UPLINK, device, device.encode(), number, row, schema, "", partitions, personal)
