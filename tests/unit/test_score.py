@@ -16,9 +16,9 @@ from v2x_loadtest.scene import TruthEvent
 from v2x_loadtest.scene.synthetic import synthetic_scene
 from v2x_loadtest.score.events import score_events
 from v2x_loadtest.score.gospa import gospa
-from v2x_loadtest.score.tracks import score_tracks
+from v2x_loadtest.score.tracks import _clip, samples, score_tracks
 from v2x_loadtest.score.travel import score_travel
-from v2x_loadtest.score.truth import Truth
+from v2x_loadtest.score.truth import EDGE_M, Truth
 
 T0 = 1_700_000_000_000
 WINDOW = (0.0, 58.0)
@@ -140,6 +140,30 @@ def test_misses_and_ghosts_count_inside_the_covered_road_only(truth: Truth, ledg
     assert got.false_positives == 40
     assert got.gospa_missed == pytest.approx(1)
     assert got.gospa_false == pytest.approx(1)
+
+
+def test_frames_a_little_apart_are_brought_to_one_instant(truth: Truth) -> None:
+    east_at_20 = {"track": [7], "lat": [315_000_000], "lon": [1_203_000_000], "speed": [1000], "heading": [7200]}
+    nothing: dict[str, Any] = {"track": [], "lat": [], "lon": [], "speed": [], "heading": []}
+    frames = [
+        Frame(0, at, PositionRow("g", 0, 0, 0, 0), zone, at, 0, json.dumps({"event_ms": at, **value}).encode())
+        for zone, at, value in (("a", T0 + 10, east_at_20), ("b", T0 + 60, nothing))
+    ]
+    ((when, seen),) = samples(frames, json.loads, truth)[0].items()
+    assert when == T0 + 35
+    east, north = truth.frame.to_local(31.5, 120.3)
+    assert seen.east[0] - float(east) == pytest.approx(0.5, abs=1e-6)  # 20 m/s for 25 ms
+    assert seen.north[0] == pytest.approx(float(north), abs=1e-6)
+
+
+def test_the_edge_is_clipped_but_pairs_across_it_are_kept(truth: Truth) -> None:
+    edge = 250.0 - EDGE_M
+    back = np.array([-math.sin(math.radians(60)), -math.cos(math.radians(60))])  # away from the other RSUs
+    objects = np.stack([back * (edge + 1), back * (edge + 40), back * (edge - 20)])
+    estimates = np.stack([back * (edge - 1), back * (edge + 60), back * (edge - 19)])
+    keep, keep_seen = _clip(truth, objects, estimates)
+    assert keep.tolist() == [0, 2]
+    assert keep_seen.tolist() == [0, 2]
 
 
 def test_a_silent_zone_skips_the_instant(truth: Truth, ledger: Ledger) -> None:
@@ -308,8 +332,11 @@ def link(section: str, from_s: float, to_s: float, travel_ms: int, *, offset: in
 
 
 def test_travel_time_against_true_passages(truth: Truth, ledger: Ledger) -> None:
-    scene = truth.scene
+    scene = synthetic_scene()
     section = scene.zones["sections"][0]["section"]
+    # One was much faster and arrived before the window: it is none of the window's.
+    row = next(i for i in range(len(scene.passages)) if 30 < scene.passages.t_s[i] < 31)
+    scene.passages.t_s[row] = 20.0
     arrived = [b - a for _, a, b in scene.travel_truth(section, float("-inf"), 45.0) if b >= 30.0]
     true_ms = float(np.mean(arrived)) * 1000
     links = [
