@@ -1,0 +1,193 @@
+"""The kernels that Python calls: a roadside scan, one vehicle's own message, the upkeep of each frame, the export."""
+
+from __future__ import annotations
+
+from math import cos, hypot, nan, pi, radians, sin, sqrt
+from typing import Any, Final
+
+import numpy as np
+
+from v2x.fusion import layout as c
+from v2x.fusion.grid import bucket, link
+from v2x.fusion.jit import helper, kernel
+from v2x.fusion.kalman import noise, position_cov
+from v2x.fusion.scan import fuse
+from v2x.fusion.track import take_row
+from v2x.geo import ECC2, SEMI_MAJOR_M
+
+# Columns of rsm.participants that the kernel reads, in the order of its ``cols`` argument.
+PARTICIPANT: Final = (
+    "ptc_type", "ptc_id", "object_class", "sec_mark", "d_lat", "d_lon", "pos_conf", "speed", "heading", "accel_long",
+    "width", "length",
+)  # fmt: skip
+# DE_PositionConfidence in metres (95 %); 0 unavailable.
+POSITION_CONFIDENCE_M: Final = np.array(
+    [0.0, 500.0, 200.0, 100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
+)
+WORST_M: Final = 25.0  # a position worse than this is no position
+OFFSET_NONE: Final = -2_097_152
+SPEED_NONE: Final = 8_191
+HEADING_NONE: Final = 28_800
+ACCEL_NONE: Final = 2_001
+LAT_NONE: Final = 900_000_001
+LON_NONE: Final = 1_800_000_001
+MINUTE_MS: Final = 60_000
+SLACK_MS: Final = 1_000  # a participant's own mark may differ this much from its message's time
+RSU_ITSELF: Final = 4
+GUESS: Final = np.array([0, 3, 7, 10, 0])  # class by participant type
+KEY_SHIFT: Final = 17
+E7_RAD: Final = pi / 180.0 / 1e7
+
+# columns of the export
+X_E, X_N, X_VE, X_VN, X_SPEED, X_HEAD, X_ACC, X_LEN, X_WID, X_SIGMA = range(10)
+X_REALS: Final = 10
+Y_GID, Y_CLS, Y_AGE, Y_HITS, Y_BORN, Y_LAST = range(6)
+Y_INTS: Final = 6
+
+_STATE: Final = (
+    "float64[:,::1], int64[:,::1], float64[:,::1], int64[:,::1], int64[::1], float64[:,::1], int64[::1], int64[::1], "
+    "float64[::1], float64[:,::1], int64[:,::1]"
+)
+
+
+@helper
+def local(lat_e7: int, lon_e7: int, geo: Any) -> tuple[float, float]:
+    """Return (east, north); ``geo`` is (origin latitude in rad, origin longitude in 1e-7 deg, metres per rad north)."""
+    phi = lat_e7 * E7_RAD
+    d = sin(phi)
+    normal = SEMI_MAJOR_M / sqrt(1.0 - ECC2 * d * d)
+    return (lon_e7 - geo[1]) * E7_RAD * normal * cos(phi), (phi - geo[0]) * geo[2]
+
+
+@helper
+def _aim(m: Any, k: Any, b: Any, t_ms: int, z: tuple[float, float]) -> None:
+    """Store position and time without the sensor's bias and clock error."""
+    m[c.M_E] = z[0] - b[c.B_X]
+    m[c.M_N] = z[1] - b[c.B_Y]
+    k[c.K_T] = t_ms - round(b[c.B_TAU] * 1e3)
+    k[c.K_ROW] = -1
+
+
+@helper
+def _when(t_ms: int, event_ms: int, prm: Any, stat: Any) -> Any:
+    """Return whether a time is of use; count it if not."""
+    if event_ms - t_ms > prm[c.Q_LATE]:
+        stat[c.STAT_LATE] += 1
+        return False
+    if t_ms - event_ms > prm[c.Q_AHEAD]:
+        stat[c.STAT_AHEAD] += 1
+        return False
+    return True
+
+
+@kernel(
+    f"int64({_STATE}, int64[:,::1], int64[::1], int64, int64, float64[::1], float64[::1], "
+    "int64, int64, int64, int64, int64)"
+)
+def fuse_rsm(
+    s: Any, i: Any, votes: Any, mem: Any, heads: Any, sensors: Any, ctl: Any, stat: Any, prm: Any, m: Any, k: Any,
+    rows: Any, cols: Any, ref_lat: int, ref_lon: int, geo: Any, confidence: Any,
+    ts_ms: int, shift_ms: int, sensor: int, event_ms: int, idle_ms: int,
+) -> Any:  # fmt: skip
+    """Fuse a roadside scan (rows of rsm.participants, units of the schema); return how many rows fed a track.
+
+    ``shift_ms`` is taken from every time (a device whose clock is steadily wrong); ``event_ms`` is the event clock.
+    """
+    n = 0
+    before = stat[c.STAT_FUSED]
+    b = sensors[sensor]
+    stat[c.STAT_ROWS] += rows.shape[0]
+    for x in range(rows.shape[0]):
+        row = rows[x]
+        kind = row[cols[0]]
+        if kind == RSU_ITSELF or row[cols[1]] == 0:
+            stat[c.STAT_SELF] += 1
+            continue
+        conf = confidence[row[cols[6]]]
+        if row[cols[4]] == OFFSET_NONE or row[cols[5]] == OFFSET_NONE or conf > 2.0 * WORST_M:
+            stat[c.STAT_UNAVAILABLE] += 1
+            continue
+        t_ms = ts_ms
+        mark = row[cols[3]]
+        if mark < MINUTE_MS:
+            # the instant with this mark that is nearest to the message's time
+            off = (mark - ts_ms % MINUTE_MS + MINUTE_MS // 2) % MINUTE_MS - MINUTE_MS // 2
+            if abs(off) <= SLACK_MS:
+                t_ms = ts_ms + off
+        t_ms -= shift_ms
+        if not _when(t_ms, event_ms, prm, stat):
+            continue
+        a, z = m[n], k[n]
+        _aim(a, z, b, t_ms, local(ref_lat + row[cols[4]], ref_lon + row[cols[5]], geo))
+        a[c.M_SPEED] = nan if row[cols[7]] == SPEED_NONE else row[cols[7]] * 0.02
+        a[c.M_HEAD] = nan if row[cols[8]] == HEADING_NONE else radians(row[cols[8]] * 0.0125)
+        a[c.M_SIGMA] = max(conf * 0.5, prm[c.Q_SIGMA])
+        a[c.M_ACC] = nan if row[cols[9]] == ACCEL_NONE else row[cols[9]] * 0.01
+        a[c.M_WID] = row[cols[10]] * 0.01
+        a[c.M_LEN] = row[cols[11]] * 0.01
+        z[c.K_KEY] = (sensor << KEY_SHIFT) | row[cols[1]]
+        told = row[cols[2]] > 2
+        z[c.K_CLS] = row[cols[2]] if told else GUESS[kind]
+        z[c.K_WEIGHT] = 1 if told else 0
+        n += 1
+    fuse(s, i, votes, mem, heads, sensors, ctl, stat, prm, m, k, n, sensor, idle_ms)
+    return stat[c.STAT_FUSED] - before
+
+
+@kernel(f"int64({_STATE}, float64[::1], int64[::1], float64[::1], int64, int64, int64, int64, int64)")
+def fuse_one(
+    s: Any, i: Any, votes: Any, mem: Any, heads: Any, sensors: Any, ctl: Any, stat: Any, prm: Any, m: Any, k: Any,
+    row: Any, what: Any, geo: Any, lat: int, lon: int, sensor: int, event_ms: int, idle_ms: int,
+) -> Any:  # fmt: skip
+    """Fuse one observation: ``row`` as in M (without position), ``what`` as in K; return 1 if it fed a track."""
+    before = stat[c.STAT_FUSED]
+    stat[c.STAT_ROWS] += 1
+    if not _when(what[c.K_T], event_ms, prm, stat):
+        return 0
+    m[0, :] = row
+    k[0, :] = what
+    _aim(m[0], k[0], sensors[sensor], what[c.K_T], local(lat, lon, geo))
+    fuse(s, i, votes, mem, heads, sensors, ctl, stat, prm, m, k, 1, sensor, idle_ms)
+    return stat[c.STAT_FUSED] - before
+
+
+@kernel("int64(float64[:,::1], int64[:,::1], float64[:,::1], int64[::1], int64[::1], float64[::1], float64, float64)")
+def new_row(s: Any, i: Any, votes: Any, heads: Any, ctl: Any, prm: Any, east: float, north: float) -> Any:
+    """Return an empty row with a fresh uid, in the grid at a place; -1 if the table is full."""
+    row = take_row(s, i, votes, ctl)
+    if row >= 0:
+        link(i, heads, row, bucket(east, north, prm[c.Q_CELL], heads.shape[0]))
+    return int(row)
+
+
+@kernel("void(float64[:,::1], int64[:,::1], int64[::1], float64[::1], int64, float64[:,::1], int64[:,::1])")
+def export(s: Any, i: Any, rows: Any, prm: Any, event_ms: int, real: Any, whole: Any) -> None:
+    """Write the tracks of ``rows``, predicted to event_ms, into ``real`` (X_*) and ``whole`` (Y_*)."""
+    for x in range(rows.shape[0]):
+        row = rows[x]
+        a, b = s[row], i[row]
+        dt = (event_ms - b[c.I_T]) * 1e-3
+        real[x, X_E] = a[c.S_E] + dt * a[c.S_VE]
+        real[x, X_N] = a[c.S_N] + dt * a[c.S_VN]
+        real[x, X_VE] = a[c.S_VE]
+        real[x, X_VN] = a[c.S_VN]
+        real[x, X_SPEED] = hypot(a[c.S_VE], a[c.S_VN])
+        real[x, X_HEAD] = a[c.S_HEAD] * 180.0 / pi % 360.0
+        real[x, X_ACC] = a[c.S_ACC]
+        real[x, X_LEN] = a[c.S_LEN]
+        real[x, X_WID] = a[c.S_WID]
+        ee, en, nn = position_cov(a, dt, noise(a, b, prm))
+        mean, half = 0.5 * (ee + nn), 0.5 * (ee - nn)
+        real[x, X_SIGMA] = sqrt(mean + sqrt(half * half + en * en))
+        whole[x, Y_GID] = b[c.I_GID]
+        whole[x, Y_CLS] = b[c.I_CLS]
+        whole[x, Y_AGE] = max(event_ms - b[c.I_LAST], 0)
+        ahead = event_ms // 100 - b[c.I_SLOT]
+        slots = b[c.I_SLOTS]
+        total = 0
+        for _ in range(10 - max(ahead, 0)):
+            total += slots & 63
+            slots >>= 6
+        whole[x, Y_HITS] = total
+        whole[x, Y_BORN] = b[c.I_BORN]
+        whole[x, Y_LAST] = b[c.I_LAST]

@@ -1,0 +1,273 @@
+"""One scan into the tracks: associate, update, give birth, learn the sensor's bias.
+
+Association goes two ways. *Fast*: (sensor, local id) remembers its track and is believed only if the measurement lies
+well inside (d² < 4): a loose fast gate would lock sensor id swaps in. *Slow*: everything else searches the grid and is
+assigned globally, cluster by cluster, within d² < 16; memory counts as a small bonus there. R is inflated in the
+update, because trackers in roadside units give correlated noise, but never in a gate.
+"""
+
+from __future__ import annotations
+
+from math import cos, floor, isnan, sin
+from typing import Any, Final
+
+import numpy as np
+
+from v2x.fusion import layout as c
+from v2x.fusion.assign import assign
+from v2x.fusion.bias import drift, learn
+from v2x.fusion.grid import cell_bucket
+from v2x.fusion.jit import helper, kernel
+from v2x.fusion.kalman import distance2, noise, position_cov
+from v2x.fusion.track import birth, count_hit, feed, noise_of, note_source, recall, remember, replace
+
+FAST_VELOCITY: Final = 16.0
+CLASS_PENALTY: Final = 6.0  # somebody on foot and a vehicle are seldom the same
+TENTATIVE_PENALTY: Final = 2.0
+MISS_MARGIN: Final = 2.0  # "none" costs the gate and this
+REACH_M: Final = 25.0
+MAX_ROWS: Final = 48
+MAX_COLUMNS: Final = 96
+BIAS_HITS: Final = 10
+BIAS_FRESH_MS: Final = 400
+
+
+@helper
+def _velocity2(s: Any, m: Any, prm: Any) -> Any:
+    """Return the squared normalised difference of the velocities, 0 if the sensor tells none."""
+    v, h = m[c.M_SPEED], m[c.M_HEAD]
+    if isnan(v) or isnan(h):
+        return 0.0
+    x, y = v * sin(h) - s[c.S_VE], v * cos(h) - s[c.S_VN]
+    spread = 4.0 + 3.0 * prm[c.Q_SPEED] * prm[c.Q_SPEED] + s[c.S_P + 7] + s[c.S_P + 9]
+    return (x * x + y * y) / spread
+
+
+@helper
+def _fast(s: Any, i: Any, mem: Any, b: Any, prm: Any, m: Any, k: Any, n: int, serial: int, d2: Any) -> Any:
+    """Assign by memory; of two that claim one track the nearer wins. Return how many."""
+    count = 0
+    for j in range(n):
+        row = recall(i, mem, k[j, c.K_KEY])
+        if row < 0:
+            continue
+        dt = (k[j, c.K_T] - i[row, c.I_T]) * 1e-3
+        if abs(dt) * 1e3 > prm[c.Q_STALE] or _velocity2(s[row], m[j], prm) > FAST_VELOCITY:
+            continue
+        q = noise(s[row], i[row], prm)
+        d = distance2(s[row], dt, q, (m[j, c.M_E], m[j, c.M_N]), noise_of(m[j], s[row, c.S_VE], s[row, c.S_VN], b, prm))
+        if not d < prm[c.Q_FAST]:
+            continue
+        if i[row, c.I_CLAIM] == serial:
+            other = i[row, c.I_BY]
+            if d2[other] <= d:
+                continue
+            k[other, c.K_ROW] = -1
+            count -= 1
+        i[row, c.I_CLAIM] = serial
+        i[row, c.I_BY] = j
+        k[j, c.K_ROW] = row
+        d2[j] = d
+        count += 1
+    return count
+
+
+@helper
+def _edges(
+    s: Any, i: Any, mem: Any, heads: Any, b: Any, prm: Any, m: Any, k: Any, n: int, serial: int, edge: Any, cost: Any
+) -> Any:
+    """List (observation, track, cost) of all that may belong together; return how many."""
+    count = 0
+    cell, buckets = prm[c.Q_CELL], heads.shape[0]
+    for j in range(n):
+        if k[j, c.K_ROW] >= 0:
+            continue
+        z = (m[j, c.M_E], m[j, c.M_N])
+        memory = recall(i, mem, k[j, c.K_KEY])
+        cx, cy = floor(z[0] / cell), floor(z[1] / cell)
+        on_foot = k[j, c.K_CLS] == c.PEDESTRIAN
+        for gx in range(cx - 1, cx + 2):
+            for gy in range(cy - 1, cy + 2):
+                row = heads[cell_bucket(gx, gy, buckets)]
+                while row >= 0:
+                    here = row
+                    row = i[row, c.I_NEXT]
+                    if i[here, c.I_CLAIM] == serial:
+                        continue
+                    dt = (k[j, c.K_T] - i[here, c.I_T]) * 1e-3
+                    if abs(dt) * 1e3 > prm[c.Q_STALE]:
+                        continue
+                    if abs(z[0] - s[here, c.S_E] - dt * s[here, c.S_VE]) > REACH_M:
+                        continue
+                    if abs(z[1] - s[here, c.S_N] - dt * s[here, c.S_VN]) > REACH_M:
+                        continue
+                    q = noise(s[here], i[here], prm)
+                    d = distance2(s[here], dt, q, z, noise_of(m[j], s[here, c.S_VE], s[here, c.S_VN], b, prm))
+                    if not d < prm[c.Q_GATE]:
+                        continue
+                    d += min(_velocity2(s[here], m[j], prm), 12.0)
+                    if k[j, c.K_CLS] > 0 and on_foot != (i[here, c.I_CLS] == c.PEDESTRIAN):
+                        d += CLASS_PENALTY
+                    if not d < prm[c.Q_GATE]:
+                        continue
+                    if i[here, c.I_STATUS] == c.TENTATIVE:
+                        d += TENTATIVE_PENALTY
+                    if here == memory:
+                        d -= prm[c.Q_BONUS]
+                    if count < c.MAX_EDGES:
+                        edge[count, 0] = j
+                        edge[count, 1] = here
+                        cost[count] = d
+                        count += 1
+    return count
+
+
+@helper
+def _root(parent: Any, j: int) -> Any:
+    while parent[j] != j:
+        parent[j] = parent[parent[j]]
+        j = parent[j]
+    return j
+
+
+@helper
+def _slow(i: Any, prm: Any, k: Any, n: int, serial: int, edge: Any, cost: Any, count: int) -> Any:
+    """Assign the edges cluster by cluster; return how many observations found a track."""
+    parent = np.arange(n)
+    mark = -serial  # I_CLAIM as "seen among the edges of this scan"
+    for e in range(count):
+        row = edge[e, 1]
+        if i[row, c.I_CLAIM] == mark:
+            a, b = _root(parent, edge[e, 0]), _root(parent, i[row, c.I_BY])
+            parent[max(a, b)] = min(a, b)
+        else:
+            i[row, c.I_CLAIM] = mark
+            i[row, c.I_BY] = edge[e, 0]
+    found = 0
+    miss = prm[c.Q_GATE] + MISS_MARGIN
+    members = np.empty(MAX_ROWS, np.int64)
+    columns = np.empty(MAX_COLUMNS, np.int64)
+    taken = np.empty(MAX_ROWS, np.int64)
+    for first in range(count):
+        if k[edge[first, 0], c.K_ROW] != -1:
+            continue
+        root = _root(parent, edge[first, 0])
+        rows = wide = 0
+        for e in range(first, count):  # edges are in order of observation
+            if _root(parent, edge[e, 0]) != root or i[edge[e, 1], c.I_CLAIM] == serial:
+                continue
+            if (rows == 0 or members[rows - 1] != edge[e, 0]) and rows < MAX_ROWS:
+                members[rows] = edge[e, 0]
+                rows += 1
+            known = False
+            for x in range(wide):
+                if columns[x] == edge[e, 1]:
+                    known = True
+                    break
+            if not known and wide < MAX_COLUMNS:
+                columns[wide] = edge[e, 1]
+                wide += 1
+        if rows == 0:
+            continue
+        table = np.full((rows, wide + rows), 1e6)
+        for r in range(rows):
+            table[r, wide + r] = miss
+        r = -1
+        for e in range(first, count):
+            if _root(parent, edge[e, 0]) != root or i[edge[e, 1], c.I_CLAIM] == serial:
+                continue
+            if r + 1 < rows and members[r + 1] == edge[e, 0]:
+                r += 1
+            if r < 0 or members[r] != edge[e, 0]:
+                continue
+            for x in range(wide):
+                if columns[x] == edge[e, 1]:
+                    table[r, x] = min(table[r, x], cost[e])
+        assign(table, rows, wide + rows, taken)
+        for r in range(rows):
+            x = taken[r]
+            if x < wide and table[r, x] < miss:
+                k[members[r], c.K_ROW] = columns[x]
+                i[columns[x], c.I_CLAIM] = serial
+                found += 1
+            else:
+                k[members[r], c.K_ROW] = -2  # done: none
+    return found
+
+
+@helper
+def _others(i: Any, sensor: int, t_ms: int) -> Any:
+    """Return whether another sensor has fed the track just now."""
+    for x in range(c.I_SRCS):
+        at = c.I_SRC + 2 * x
+        if i[at + 1] > 0 and i[at] != sensor and abs(t_ms - i[at + 1]) <= BIAS_FRESH_MS:
+            return True
+    return False
+
+
+@kernel(
+    "void(float64[:,::1], int64[:,::1], float64[:,::1], int64[:,::1], int64[::1], float64[:,::1], int64[::1], "
+    "int64[::1], float64[::1], float64[:,::1], int64[:,::1], int64, int64, int64)"
+)
+def fuse(
+    s: Any, i: Any, votes: Any, mem: Any, heads: Any, sensors: Any, ctl: Any, stat: Any, prm: Any,
+    m: Any, k: Any, n: int, sensor: int, idle_ms: int,
+) -> None:  # fmt: skip
+    """Fuse n loaded observations of one sensor (positions are already without its bias)."""
+    if n == 0:
+        return
+    ctl[c.CTL_SERIAL] += 1
+    serial = ctl[c.CTL_SERIAL]
+    b = sensors[sensor]
+    d2 = np.empty(n)
+    fast = _fast(s, i, mem, b, prm, m, k, n, serial, d2)
+    slow = 0
+    if fast < n:
+        edge = np.empty((c.MAX_EDGES, 2), np.int64)
+        cost = np.empty(c.MAX_EDGES)
+        count = _edges(s, i, mem, heads, b, prm, m, k, n, serial, edge, cost)
+        if count > 0:
+            slow = _slow(i, prm, k, n, serial, edge, cost, count)
+    stat[c.STAT_FAST] += fast
+    stat[c.STAT_SLOW] += slow
+    for j in range(n):
+        row, t_ms = k[j, c.K_ROW], k[j, c.K_T]
+        if row >= 0:
+            q = noise(s[row], i[row], prm)
+            r = noise_of(m[j], s[row, c.S_VE], s[row, c.S_VN], b, prm)
+            if (
+                sensor != c.VEHICLES
+                and i[row, c.I_STATUS] == c.CONFIRMED
+                and i[row, c.I_HITS] >= BIAS_HITS
+                and _others(i[row], sensor, t_ms)
+            ):
+                dt = (t_ms - i[row, c.I_T]) * 1e-3
+                ee, en, nn = position_cov(s[row], dt, q)
+                own = m[j, c.M_SIGMA] * m[j, c.M_SIGMA]
+                learn(
+                    b,
+                    m[j, c.M_E] - s[row, c.S_E] - dt * s[row, c.S_VE],
+                    m[j, c.M_N] - s[row, c.S_N] - dt * s[row, c.S_VN],
+                    s[row, c.S_VE],
+                    s[row, c.S_VN],
+                    (ee + own, en, nn + own),
+                )
+            feed(s[row], i[row], votes[row], m[j], k[j], r, q, prm)
+            replace(s, i, heads, row, prm)
+        else:
+            row = birth(s, i, votes, heads, ctl, m[j], k[j], b, prm)
+            if row < 0:
+                stat[c.STAT_FULL] += 1
+                continue
+            stat[c.STAT_BORN] += 1
+        stat[c.STAT_FUSED] += 1
+        i[row, c.I_HITS] += 1
+        i[row, c.I_SEEN] = idle_ms
+        i[row, c.I_LAST] = max(i[row, c.I_LAST], t_ms)
+        count_hit(i[row], t_ms)
+        note_source(i[row], sensor, t_ms)
+        remember(mem, k[j, c.K_KEY], i[row, c.I_UID], row, t_ms)
+        if i[row, c.I_STATUS] == c.TENTATIVE and i[row, c.I_HITS] >= prm[c.Q_BIRTH]:
+            i[row, c.I_STATUS] = c.CONFIRMED
+            stat[c.STAT_CONFIRMED] += 1
+    drift(b, k[0, c.K_T])

@@ -1,0 +1,240 @@
+"""What is done to one track: feed it a measurement, give birth to it, remember who saw it, forget it."""
+
+from __future__ import annotations
+
+from math import atan2, cos, exp, hypot, isnan, pi, sin
+from typing import Any, Final
+
+from v2x.fusion import layout as c
+from v2x.fusion.grid import bucket, link, move, unlink
+from v2x.fusion.jit import helper
+from v2x.fusion.kalman import predict, update
+
+ACCEL_STEP_MS: Final = 80
+ACCEL_TAU_S: Final = 0.35
+ACCEL_TOLD: Final = 0.15  # weight of an acceleration that the sensor tells
+SIZE_MEMORY: Final = 30.0
+VOTE_DECAY: Final = 0.97
+GUESS: Final = 0.2  # vote of a class guessed from the participant type
+UNKNOWN_SPEED_VAR: Final = 200.0  # (m/s)2 of a vehicle born without a velocity
+ON_FOOT_SPEED_VAR: Final = 2.0
+SLOT_MS: Final = 100
+_SLOT_ALL: Final = (1 << 60) - 1
+
+
+@helper
+def remember(mem: Any, key: int, uid: int, row: int, t_ms: int) -> None:
+    """Note that (sensor, local id) means this track; the oldest of the key's four places makes room."""
+    size = mem.shape[0]
+    home = ((key * 0x9E3779B1) >> 7) & (size - 1)
+    oldest, where = mem[home, c.MEM_T], home
+    for way in range(c.MEM_WAYS):
+        at = (home + way) & (size - 1)
+        if mem[at, c.MEM_KEY] == key:
+            where = at
+            break
+        if mem[at, c.MEM_T] < oldest:
+            oldest, where = mem[at, c.MEM_T], at
+    mem[where, c.MEM_KEY] = key
+    mem[where, c.MEM_UID] = uid
+    mem[where, c.MEM_ROW] = row
+    mem[where, c.MEM_T] = t_ms
+
+
+@helper
+def recall(i: Any, mem: Any, key: int) -> Any:
+    """Return the live track row that (sensor, local id) meant last, -1 none."""
+    size = mem.shape[0]
+    home = ((key * 0x9E3779B1) >> 7) & (size - 1)
+    for way in range(c.MEM_WAYS):
+        at = (home + way) & (size - 1)
+        if mem[at, c.MEM_KEY] == key:
+            row = mem[at, c.MEM_ROW]
+            if i[row, c.I_UID] == mem[at, c.MEM_UID]:
+                return row
+            return -1
+    return -1
+
+
+@helper
+def noise_of(m: Any, ve: float, vn: float, b: Any, prm: Any) -> tuple[float, float, float]:
+    """Return R of a position: the sensor's noise, what is not known of its bias, and of its clock along the way."""
+    r = m[c.M_SIGMA] * m[c.M_SIGMA]
+    clock = prm[c.Q_CLOCK] * prm[c.Q_CLOCK] + b[c.B_P + 5]
+    return r + b[c.B_P] + clock * ve * ve, b[c.B_P + 1] + clock * ve * vn, r + b[c.B_P + 3] + clock * vn * vn
+
+
+@helper
+def count_hit(i: Any, t_ms: int) -> None:
+    """Count a measurement in its tenth of a second."""
+    slot = t_ms // SLOT_MS
+    ahead = slot - i[c.I_SLOT]
+    if ahead > 0:
+        i[c.I_SLOTS] = (i[c.I_SLOTS] << (6 * ahead)) & _SLOT_ALL if ahead < 10 else 0
+        i[c.I_SLOT] = slot
+        ahead = 0
+    if ahead > -10:
+        shift = -6 * ahead
+        if (i[c.I_SLOTS] >> shift) & 63 < 63:
+            i[c.I_SLOTS] += 1 << shift
+
+
+@helper
+def note_source(i: Any, sensor: int, t_ms: int) -> None:
+    """Note the sensor and time of a measurement among the last four sensors."""
+    place, oldest = c.I_SRC, i[c.I_SRC + 1]
+    for k in range(c.I_SRCS):
+        at = c.I_SRC + 2 * k
+        if i[at] == sensor and i[at + 1] > 0:
+            i[at + 1] = max(i[at + 1], t_ms)
+            return
+        if i[at + 1] < oldest:
+            place, oldest = at, i[at + 1]
+    i[place] = sensor
+    i[place + 1] = t_ms
+
+
+@helper
+def vote(i: Any, votes: Any, cls: int, told: int) -> None:
+    """Smooth the class: votes fade, the strongest wins, the lower code on a tie."""
+    if cls <= 0:
+        return
+    best = 1
+    for k in range(1, c.CLASSES):
+        votes[k] *= VOTE_DECAY
+        if k == cls:
+            votes[k] += 1.0 if told else GUESS
+        if votes[k] > votes[best]:
+            best = k
+    i[c.I_CLS] = best
+
+
+@helper
+def size(s: Any, length: float, width: float) -> None:
+    """Smooth the size; 0 is unavailable."""
+    if length <= 0.0 or width <= 0.0:
+        return
+    s[c.S_SIZE_W] = min(s[c.S_SIZE_W] + 1.0, SIZE_MEMORY)
+    s[c.S_LEN] += (length - s[c.S_LEN]) / s[c.S_SIZE_W]
+    s[c.S_WID] += (width - s[c.S_WID]) / s[c.S_SIZE_W]
+
+
+@helper
+def motion(s: Any, i: Any, told: float) -> None:
+    """Derive heading (latched while slow: off below 4 km/h, on above 5; walkers 0.3 and 0.5 m/s) and acceleration."""
+    v = hypot(s[c.S_VE], s[c.S_VN])
+    slow, fast = (0.3, 0.5) if i[c.I_CLS] == c.PEDESTRIAN else (1.1, 1.4)
+    if v > fast or (i[c.I_HEADSET] == 2 and v > slow):
+        s[c.S_HEAD] = atan2(s[c.S_VE], s[c.S_VN]) % (2.0 * pi)
+        i[c.I_HEADSET] = 2
+    elif i[c.I_HEADSET] == 2:
+        i[c.I_HEADSET] = 1
+    dt = (i[c.I_T] - i[c.I_TREF]) * 1e-3
+    if dt * 1e3 >= ACCEL_STEP_MS:
+        raw = min(max((v - s[c.S_VREF]) / dt, -15.0), 15.0)
+        s[c.S_ACC] += (1.0 - exp(-dt / ACCEL_TAU_S)) * (raw - s[c.S_ACC])
+        if not isnan(told):
+            s[c.S_ACC] += ACCEL_TOLD * (told - s[c.S_ACC])
+        s[c.S_VREF] = v
+        i[c.I_TREF] = i[c.I_T]
+
+
+@helper
+def feed(
+    s: Any, i: Any, votes: Any, m: Any, k: Any, r: tuple[float, float, float], q: tuple[float, float, float], prm: Any
+) -> None:
+    """Update a track with one measurement: position, velocity, class, size; late ones by retrodiction."""
+    t_ms = k[c.K_T]
+    dt = 0.0
+    if t_ms >= i[c.I_T]:
+        predict(s, i, t_ms, q)
+    else:
+        dt = (t_ms - i[c.I_T]) * 1e-3
+    late = -dt
+    spread = late * late * late / 3.0
+    f = prm[c.Q_INFLATE]
+    update(
+        s, 1.0, dt, (m[c.M_E], m[c.M_N]),
+        (f * r[0] + q[0] * spread, f * r[1] + q[1] * spread, f * r[2] + q[2] * spread),
+    )  # fmt: skip
+    v = m[c.M_SPEED]
+    if not isnan(v) and not isnan(m[c.M_HEAD]):
+        x, y = sin(m[c.M_HEAD]), cos(m[c.M_HEAD])
+        along = f * prm[c.Q_SPEED] * prm[c.Q_SPEED]
+        across = f * (prm[c.Q_HEADING] * v) * (prm[c.Q_HEADING] * v) + 0.3 * along
+        e = update(
+            s, 0.0, 1.0, (v * x, v * y),
+            (
+                along * x * x + across * y * y + q[0] * late,
+                (along - across) * x * y + q[1] * late,
+                along * y * y + across * x * x + q[2] * late,
+            ),
+        )  # fmt: skip
+        s[c.S_MOVE] += 0.15 * (min(max(e - 1.0, 0.0), 12.0) - s[c.S_MOVE])
+        if i[c.I_HEADSET] == 0:
+            s[c.S_HEAD] = m[c.M_HEAD]
+            i[c.I_HEADSET] = 1
+    vote(i, votes, k[c.K_CLS], k[c.K_WEIGHT])
+    size(s, m[c.M_LEN], m[c.M_WID])
+    motion(s, i, m[c.M_ACC])
+
+
+@helper
+def take_row(s: Any, i: Any, votes: Any, ctl: Any) -> Any:
+    """Return a cleared row with a fresh uid, -1 if there is none."""
+    row = ctl[c.CTL_FREE]
+    if row < 0:
+        return -1
+    ctl[c.CTL_FREE] = i[row, c.I_NEXT]
+    ctl[c.CTL_TOP] = max(ctl[c.CTL_TOP], row + 1)
+    ctl[c.CTL_LIVE] += 1
+    ctl[c.CTL_UID] += 1
+    s[row, :] = 0.0
+    i[row, :] = 0
+    votes[row, :] = 0.0
+    i[row, c.I_UID] = ctl[c.CTL_UID]
+    return row
+
+
+@helper
+def give_row(i: Any, heads: Any, ctl: Any, row: int) -> None:
+    """Free a row."""
+    unlink(i, heads, row)
+    i[row, :] = 0
+    i[row, c.I_NEXT] = ctl[c.CTL_FREE]
+    ctl[c.CTL_FREE] = row
+    ctl[c.CTL_LIVE] -= 1
+
+
+@helper
+def birth(s: Any, i: Any, votes: Any, heads: Any, ctl: Any, m: Any, k: Any, sensor: Any, prm: Any) -> Any:
+    """Begin a tentative track; return its row, -1 if the table is full."""
+    row = take_row(s, i, votes, ctl)
+    if row < 0:
+        return -1
+    a, b = s[row], i[row]
+    a[c.S_E], a[c.S_N] = m[c.M_E], m[c.M_N]
+    b[c.I_STATUS] = c.TENTATIVE
+    b[c.I_T] = b[c.I_BORN] = b[c.I_TREF] = k[c.K_T]
+    vote(b, votes[row], k[c.K_CLS], k[c.K_WEIGHT])
+    size(a, m[c.M_LEN], m[c.M_WID])
+    v, h = m[c.M_SPEED], m[c.M_HEAD]
+    p = c.S_P
+    if isnan(v) or isnan(h):
+        a[p + 7] = a[p + 9] = ON_FOOT_SPEED_VAR if b[c.I_CLS] == c.PEDESTRIAN else UNKNOWN_SPEED_VAR
+    else:
+        a[c.S_VE], a[c.S_VN] = v * sin(h), v * cos(h)
+        a[p + 7] = a[p + 9] = 4.0 * prm[c.Q_SPEED] * prm[c.Q_SPEED] + (2.0 * prm[c.Q_HEADING] * v) ** 2
+        a[c.S_HEAD], b[c.I_HEADSET] = h, 1
+        a[c.S_VREF] = v
+    r = noise_of(m, a[c.S_VE], a[c.S_VN], sensor, prm)
+    f = prm[c.Q_INFLATE] * 0.5
+    a[p], a[p + 1], a[p + 4] = f * r[0], f * r[1], f * r[2]
+    link(i, heads, row, bucket(a[c.S_E], a[c.S_N], prm[c.Q_CELL], heads.shape[0]))
+    return row
+
+
+@helper
+def replace(s: Any, i: Any, heads: Any, row: int, prm: Any) -> None:
+    """Put a row into the bucket of its state."""
+    move(i, heads, row, bucket(s[row, c.S_E], s[row, c.S_N], prm[c.Q_CELL], heads.shape[0]))

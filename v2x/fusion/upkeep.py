@@ -1,0 +1,124 @@
+"""What is done to all tracks of a zone at each frame: time-outs, the grid, and the merging of duplicates.
+
+Two tracks of one object are rare (a sensor's first scan beyond the gate, a bias not yet known) and harmful, so they
+are merged as soon as they lie on each other and move alike. Not so where one sensor has lately seen both: they are two.
+"""
+
+from __future__ import annotations
+
+from math import cos, floor, hypot, sin
+from typing import Any, Final
+
+from v2x.fusion import layout as c
+from v2x.fusion.grid import bucket, cell_bucket, move
+from v2x.fusion.jit import helper, kernel
+from v2x.fusion.track import give_row
+
+STANDING_MPS: Final = 1.0
+STANDING_STALE: Final = 10.0  # a standing track may be this many times older (event time) before it is beyond use
+ACROSS: Final = 0.6  # duplicates of a vehicle lie nearer across than along
+ALONG_SIZE: Final = 0.35  # of a long vehicle's length: sensors see different ends of it
+
+
+@helper
+def _over(s: Any, i: Any, prm: Any, event_ms: int, idle_ms: int) -> Any:
+    """Return whether a track has timed out."""
+    silent = idle_ms - i[c.I_SEEN]
+    if i[c.I_STATUS] == c.TENTATIVE:
+        return silent > prm[c.Q_TENTATIVE]
+    standing = hypot(s[c.S_VE], s[c.S_VN]) < STANDING_MPS
+    if silent > (prm[c.Q_LOST_SLOW] if standing else prm[c.Q_LOST]):
+        return True
+    return event_ms - i[c.I_T] > prm[c.Q_STALE] * (STANDING_STALE if standing else 1.0)
+
+
+@helper
+def _seen_by_one(i: Any, a: int, b: int, prm: Any, event_ms: int) -> Any:
+    """Return whether one sensor has fed both tracks lately."""
+    for x in range(c.I_SRCS):
+        ax = c.I_SRC + 2 * x
+        if i[a, ax + 1] <= 0 or event_ms - i[a, ax + 1] > prm[c.Q_VETO]:
+            continue
+        for y in range(c.I_SRCS):
+            by = c.I_SRC + 2 * y
+            if i[b, by] == i[a, ax] and i[b, by + 1] > 0 and event_ms - i[b, by + 1] <= prm[c.Q_VETO]:
+                return True
+    return False
+
+
+@helper
+def _alike(s: Any, i: Any, a: int, b: int, prm: Any, event_ms: int) -> Any:
+    """Return whether two tracks lie on each other and move alike."""
+    da, db = (event_ms - i[a, c.I_T]) * 1e-3, (event_ms - i[b, c.I_T]) * 1e-3
+    x = s[a, c.S_E] + da * s[a, c.S_VE] - s[b, c.S_E] - db * s[b, c.S_VE]
+    y = s[a, c.S_N] + da * s[a, c.S_VN] - s[b, c.S_N] - db * s[b, c.S_VN]
+    if hypot(s[a, c.S_VE] - s[b, c.S_VE], s[a, c.S_VN] - s[b, c.S_VN]) > prm[c.Q_MERGE_V]:
+        return False
+    if i[a, c.I_CLS] == c.PEDESTRIAN or i[b, c.I_CLS] == c.PEDESTRIAN:
+        return i[a, c.I_CLS] == i[b, c.I_CLS] and hypot(x, y) < prm[c.Q_MERGE_PED]
+    h = s[a, c.S_HEAD]
+    along, across = x * sin(h) + y * cos(h), x * cos(h) - y * sin(h)
+    reach = max(prm[c.Q_MERGE], ALONG_SIZE * max(s[a, c.S_LEN], s[b, c.S_LEN]))
+    return abs(along) < reach and abs(across) < ACROSS * prm[c.Q_MERGE]
+
+
+@helper
+def _senior(i: Any, a: int, b: int) -> Any:
+    """Return whether track a outlives b: a reported one, then one with a global id, then the older."""
+    if i[a, c.I_OWN] != i[b, c.I_OWN]:
+        return i[a, c.I_OWN] > i[b, c.I_OWN]
+    if (i[a, c.I_GID] > 0) != (i[b, c.I_GID] > 0):
+        return i[a, c.I_GID] > 0
+    if i[a, c.I_BORN] != i[b, c.I_BORN]:
+        return i[a, c.I_BORN] < i[b, c.I_BORN]
+    return i[a, c.I_UID] < i[b, c.I_UID]
+
+
+@helper
+def _absorb(s: Any, i: Any, a: int, b: int) -> None:
+    """Let a take what b has that is better; b will be freed."""
+    if s[b, c.S_P] + s[b, c.S_P + 4] < s[a, c.S_P] + s[a, c.S_P + 4] and i[b, c.I_T] >= i[a, c.I_T]:
+        for x in range(c.S_ACC):
+            s[a, x] = s[b, x]
+        i[a, c.I_T] = i[b, c.I_T]
+    i[a, c.I_LAST] = max(i[a, c.I_LAST], i[b, c.I_LAST])
+    i[a, c.I_SEEN] = max(i[a, c.I_SEEN], i[b, c.I_SEEN])
+    i[a, c.I_HITS] += i[b, c.I_HITS]
+
+
+@kernel("void(float64[:,::1], int64[:,::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64)")
+def upkeep(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: int, idle_ms: int) -> None:
+    """Time out, put every track into the grid where it is now, merge duplicates."""
+    cell, buckets = prm[c.Q_CELL], heads.shape[0]
+    for row in range(ctl[c.CTL_TOP]):
+        if i[row, c.I_STATUS] == c.FREE:
+            continue
+        if _over(s[row], i[row], prm, event_ms, idle_ms):
+            stat[c.STAT_LOST if i[row, c.I_STATUS] == c.CONFIRMED else c.STAT_DROPPED] += 1
+            give_row(i, heads, ctl, row)
+            continue
+        dt = (event_ms - i[row, c.I_T]) * 1e-3
+        where = bucket(s[row, c.S_E] + dt * s[row, c.S_VE], s[row, c.S_N] + dt * s[row, c.S_VN], cell, buckets)
+        move(i, heads, row, where)
+    for row in range(ctl[c.CTL_TOP]):
+        if i[row, c.I_STATUS] != c.CONFIRMED:
+            continue
+        dt = (event_ms - i[row, c.I_T]) * 1e-3
+        cx = floor((s[row, c.S_E] + dt * s[row, c.S_VE]) / cell)
+        cy = floor((s[row, c.S_N] + dt * s[row, c.S_VN]) / cell)
+        for gx in range(cx - 1, cx + 2):
+            for gy in range(cy - 1, cy + 2):
+                other = heads[cell_bucket(gx, gy, buckets)]
+                while other >= 0:
+                    here = other
+                    other = i[here, c.I_NEXT]
+                    if here <= row or i[here, c.I_STATUS] != c.CONFIRMED or i[row, c.I_STATUS] != c.CONFIRMED:
+                        continue
+                    if not _alike(s, i, row, here, prm, event_ms) or _seen_by_one(i, row, here, prm, event_ms):
+                        continue
+                    keep, drop = (row, here) if _senior(i, row, here) else (here, row)
+                    _absorb(s, i, keep, drop)
+                    if other == drop:
+                        other = i[drop, c.I_NEXT]
+                    give_row(i, heads, ctl, drop)
+                    stat[c.STAT_MERGED] += 1

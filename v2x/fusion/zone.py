@@ -1,0 +1,240 @@
+"""ZoneState: the tracks, sensors and road of one zone, and the calls into its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from v2x.errors import SnapshotError
+from v2x.fusion import layout as c
+from v2x.fusion import upkeep as up
+from v2x.fusion.bias import new_sensors
+from v2x.fusion.entry import (
+    ACCEL_NONE,
+    HEADING_NONE,
+    POSITION_CONFIDENCE_M,
+    SPEED_NONE,
+    X_ACC,
+    X_E,
+    X_HEAD,
+    X_LEN,
+    X_N,
+    X_REALS,
+    X_SIGMA,
+    X_SPEED,
+    X_VE,
+    X_VN,
+    X_WID,
+    Y_AGE,
+    Y_BORN,
+    Y_CLS,
+    Y_GID,
+    Y_HITS,
+    Y_INTS,
+    Y_LAST,
+    export,
+    fuse_one,
+    fuse_rsm,
+    new_row,
+)
+from v2x.fusion.layout import F64, I64
+from v2x.fusion.place import leaving, place
+from v2x.fusion.snapshot import Arrays
+from v2x.fusion.view import TrackView
+from v2x.geo import LocalFrame
+from v2x.road import Road
+from v2x.zones import ZoneMap
+
+FIRST_ROWS: Final = 512
+FIRST_SENSORS: Final = 64
+GID_SHIFT: Final = 32
+VEHICLE_KEY: Final = 1 << 62
+ACCURACY_NONE: Final = 255
+ACCURACY_UNIT_M: Final = 0.05
+VEHICLE_SIGMA_M: Final = 1.5  # satellite position that tells no accuracy
+WORST_SIGMA_M: Final = 25.0
+# BasicVehicleClass to object class: up to 19 cars, then light trucks, trucks, motorcycles, buses.
+_CLASS_STEPS: Final = ((20, 3), (25, 4), (40, 5), (50, 8), (60, 6), (256, 3))
+
+
+class ZoneState:
+    """One zone. All arrays belong to the snapshot; views of them do not."""
+
+    def __init__(self, zones: ZoneMap, zone: str, config: dict[str, float] | None = None) -> None:
+        self.id = zone
+        info = zones.zone(zone)
+        self.frame = LocalFrame(*info.origin)
+        self.road = Road(*info.origin)
+        self.neighbours = info.neighbours
+        self.prm = c.parameters(config)
+        self.geo = np.array([np.radians(self.frame.lat), self.frame.lon * 1e7, self.frame.meridian_m])
+        self.sensors: dict[str, int] = {"": c.VEHICLES}
+        self.bias = new_sensors(FIRST_SENSORS, self.prm)
+        self.s: F64 = np.zeros((0, c.S_COLS))
+        self.i: I64 = np.zeros((0, c.I_COLS), np.int64)
+        self.votes: F64 = np.zeros((0, c.CLASSES))
+        self.mem: I64 = np.zeros((c.MEM_SIZE, c.MEM_COLS), np.int64)
+        self.heads: I64 = np.full(c.BUCKETS, -1, np.int64)
+        self.ctl: I64 = np.zeros(c.CTL_COLS, np.int64)
+        self.ctl[c.CTL_FREE] = -1
+        self.ctl[c.CTL_PREFIX] = zones.zones.index(zone) + 1
+        self.stat: I64 = np.zeros(c.STAT_COLS, np.int64)
+        self._m: F64 = np.zeros((c.MAX_SCAN, c.M_COLS))
+        self._k: I64 = np.zeros((c.MAX_SCAN, c.K_COLS), np.int64)
+        self.past: F64 = np.zeros(0)
+        self.beside: I64 = np.zeros(0, np.int64)
+        self._rows: I64 = np.zeros(0, np.int64)
+        polygons = [zones.zone(z).polygon for z in (zone, *self.neighbours)]
+        corners = [np.column_stack(self.frame.to_local([p[0] for p in q], [p[1] for p in q])) for q in polygons]
+        self._xy: F64 = np.ascontiguousarray(np.vstack(corners))
+        self._start: I64 = np.cumsum([0, *map(len, corners)]).astype(np.int64)
+        self._boxes: F64 = np.array([[*q.min(axis=0), *q.max(axis=0)] for q in corners])
+        self.grow()
+
+    # -- room -------------------------------------------------------------------------------------------------------
+    def grow(self) -> None:
+        """Make room for a full scan more; rows keep their numbers."""
+        have = len(self.s)
+        more = max(FIRST_ROWS, have)
+        self.s = np.vstack((self.s, np.zeros((more, c.S_COLS))))
+        self.votes = np.vstack((self.votes, np.zeros((more, c.CLASSES))))
+        fresh = np.zeros((more, c.I_COLS), np.int64)
+        fresh[:, c.I_NEXT] = np.arange(have + 1, have + more + 1)
+        fresh[-1, c.I_NEXT] = self.ctl[c.CTL_FREE]
+        self.ctl[c.CTL_FREE] = have
+        self.i = np.vstack((self.i, fresh))
+        self.bind()
+
+    def bind(self) -> None:
+        """Make the scratch columns and the kernels' arguments fit the arrays."""
+        n = len(self.s)
+        self.past, self.beside, self._rows = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self._args = (
+            self.s, self.i, self.votes, self.mem, self.heads, self.bias, self.ctl, self.stat, self.prm,
+            self._m, self._k,
+        )  # fmt: skip
+
+    def sensor(self, device: str) -> int:
+        """Return the number of a roadside unit."""
+        number = self.sensors.get(device)
+        if number is None:
+            number = self.sensors[device] = len(self.sensors)
+            if number >= len(self.bias):
+                self.bias = np.vstack((self.bias, new_sensors(len(self.bias) + 1, self.prm)[1:]))
+                self.bind()
+        return number
+
+    def _room(self) -> None:
+        if len(self.s) - self.ctl[c.CTL_LIVE] < c.MAX_SCAN:
+            self.grow()
+
+    # -- measurements -----------------------------------------------------------------------------------------------
+    def scan(
+        self, rows: I64, cols: I64, ref: tuple[int, int], ts_ms: int, shift_ms: int, device: str, event_ms: int,
+        idle_ms: int,
+    ) -> int:  # fmt: skip
+        """Fuse a roadside scan; return how many rows fed a track."""
+        self._room()
+        number = self.sensor(device)
+        return int(
+            fuse_rsm(
+                *self._args, rows, cols, ref[0], ref[1], self.geo, POSITION_CONFIDENCE_M, ts_ms, shift_ms, number,
+                event_ms, idle_ms,
+            )
+        )  # fmt: skip
+
+    def vehicle(self, row: dict[str, int], key: int, ts_ms: int, event_ms: int, idle_ms: int) -> int:
+        """Fuse a vehicle's own message (fields of bsm in the schema's units); return 1 if it fed a track."""
+        self._room()
+        real = np.empty(c.M_COLS)
+        real[c.M_E] = real[c.M_N] = 0.0
+        real[c.M_SPEED] = np.nan if row["speed"] == SPEED_NONE else row["speed"] * 0.02
+        real[c.M_HEAD] = np.nan if row["heading"] == HEADING_NONE else np.radians(row["heading"] * 0.0125)
+        if row["semi_major"] < ACCURACY_NONE:
+            sigma = row["semi_major"] * ACCURACY_UNIT_M
+        else:
+            sigma = float(POSITION_CONFIDENCE_M[row["pos_conf"]]) * 0.5 or VEHICLE_SIGMA_M
+        real[c.M_SIGMA] = min(max(sigma, float(self.prm[c.Q_SIGMA])), WORST_SIGMA_M)
+        real[c.M_LEN], real[c.M_WID] = row["length"] * 0.01, row["width"] * 0.01
+        real[c.M_ACC] = np.nan if row["accel_long"] == ACCEL_NONE else row["accel_long"] * 0.01
+        known = row["vehicle_class"]
+        cls = next(cls for below, cls in _CLASS_STEPS if known < below)
+        whole = np.array([ts_ms, key | VEHICLE_KEY, cls, -1, 1 if known else 0, 0], dtype=np.int64)
+        return int(fuse_one(*self._args, real, whole, self.geo, row["lat"], row["lon"], c.VEHICLES, event_ms, idle_ms))
+
+    # -- frames -----------------------------------------------------------------------------------------------------
+    def tidy(self, event_ms: int, idle_ms: int) -> None:
+        """Time out and merge."""
+        up.upkeep(self.s, self.i, self.heads, self.ctl, self.stat, self.prm, event_ms, idle_ms)
+
+    def near(self, event_ms: int, reach_m: float) -> list[int]:
+        """Return the rows that need a decision of ownership; fills ``past`` and ``beside``."""
+        n = place(
+            self.s, self.i, self.ctl, self._xy, self._start, self._boxes, reach_m, event_ms, self.past, self.beside,
+            self._rows,
+        )  # fmt: skip
+        found: list[int] = self._rows[:n].tolist()
+        return found
+
+    def take_row(self, east: float, north: float) -> int:
+        """Return an empty row in the grid at a place."""
+        self._room()
+        return int(new_row(self.s, self.i, self.votes, self.heads, self.ctl, self.prm, east, north))
+
+    def new_gid(self) -> int:
+        """Return the next global id."""
+        self.ctl[c.CTL_GID] += 1
+        return int(self.ctl[c.CTL_PREFIX]) << GID_SHIFT | int(self.ctl[c.CTL_GID])
+
+    def view(self, event_ms: int, stream_ms: int) -> TrackView:
+        """Return what this zone reports for an event time."""
+        n = leaving(self.i, self.ctl, event_ms, self._rows)
+        rows = self._rows[:n]
+        rows = np.ascontiguousarray(rows[np.argsort(self.i[rows, c.I_GID], kind="stable")])
+        x, y = np.empty((n, X_REALS)), np.empty((n, Y_INTS), np.int64)
+        export(self.s, self.i, rows, self.prm, event_ms, x, y)
+        x, y = np.ascontiguousarray(x.T), np.ascontiguousarray(y.T)
+        lane, along, lateral = self.road.match(x[X_E], x[X_N], x[X_HEAD])
+        return TrackView(
+            zone=self.id, event_ms=event_ms, stream_ms=stream_ms, id=y[Y_GID], cls=y[Y_CLS].astype(np.int16),
+            east=x[X_E], north=x[X_N], vel_e=x[X_VE], vel_n=x[X_VN], speed=x[X_SPEED], heading=x[X_HEAD],
+            accel=x[X_ACC], length=x[X_LEN], width=x[X_WID], lane=lane, along=along, lateral=lateral,
+            age_ms=y[Y_AGE], hits=y[Y_HITS], born_ms=y[Y_BORN], last_ms=y[Y_LAST], sigma=x[X_SIGMA],
+        )  # fmt: skip
+
+    # -- snapshots --------------------------------------------------------------------------------------------------
+    def arrays(self) -> Arrays:
+        """Return the arrays of a snapshot; free rows and places are left out."""
+        top = int(self.ctl[c.CTL_TOP])
+        used = np.flatnonzero(self.mem[:, c.MEM_KEY])
+        return {
+            "s": self.s[:top], "i": self.i[:top], "votes": self.votes[:top], "next": self.i[top:, c.I_NEXT],
+            "mem_at": used, "mem": self.mem[used], "heads": self.heads, "ctl": self.ctl, "stat": self.stat,
+            "bias": self.bias[: len(self.sensors)],
+        }  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """Return what is no array, JSON-able."""
+        return {"origin": [self.frame.lat, self.frame.lon], "rows": len(self.s), "sensors": list(self.sensors)}
+
+    def load(self, state: Mapping[str, Any], arrays: Arrays) -> None:
+        """Take a ``state`` and its arrays; SnapshotError if the zone's origin has moved."""
+        if state["origin"] != [self.frame.lat, self.frame.lon]:
+            raise SnapshotError(f"zone {self.id} had its origin at {state['origin']}; its tracks mean nothing here")
+        rows, top = state["rows"], len(arrays["s"])
+        self.s, self.votes = np.zeros((rows, c.S_COLS)), np.zeros((rows, c.CLASSES))
+        self.i = np.zeros((rows, c.I_COLS), np.int64)
+        self.s[:top], self.i[:top], self.votes[:top] = arrays["s"], arrays["i"], arrays["votes"]
+        self.i[top:, c.I_NEXT] = arrays["next"]
+        self.mem[:] = 0
+        self.mem[arrays["mem_at"]] = arrays["mem"]
+        self.heads, self.ctl, self.stat = arrays["heads"], arrays["ctl"], arrays["stat"]
+        self.sensors = {device: number for number, device in enumerate(state["sensors"])}
+        size = FIRST_SENSORS
+        while size <= len(self.sensors):
+            size *= 2
+        self.bias = new_sensors(size, self.prm)
+        self.bias[: len(self.sensors)] = arrays["bias"]
+        self.bind()
