@@ -9,7 +9,7 @@ from typing import Final
 from v2x.errors import ConfigError
 from v2x.topics import UPLINKS
 
-MAX_DEVICES: Final = 60_000  # connections from one address to one port
+MAX_DEVICES: Final = 28_000  # connections from one address to one port: Linux gives ports 32768 to 60999
 
 
 @dataclass(frozen=True, slots=True)
