@@ -59,7 +59,7 @@ class Ticker:
             now_ms = self._clock.now_us() // 1000
             value = self._encoder.encode("tick", {"source": self._source, "ts_ms": now_ms})
             for partition in silent:
-                self._sink.append(OBSERVATIONS, partition, None, value, (), NO_TOKEN)
+                self._sink.append(OBSERVATIONS, partition, None, value, [], NO_TOKEN)
             self.ticks += len(silent)
         return len(silent)
 
