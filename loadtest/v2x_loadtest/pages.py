@@ -1,0 +1,94 @@
+"""Reference pages made from the tables in the code, so that a fact has one place (`scripts/docs` writes them)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from v2x.deadletters import CATALOGUE as REASONS
+from v2x.events.catalogue import RULES, TRACK_LIMITS, Limit, Rule
+from v2x.topics import KAFKA_TOPICS, UPLINKS, MessageClass, uplink_topic
+
+from v2x_services.metrics import CATALOGUE as METRICS
+from v2x_services.metrics import LAWS
+
+_MADE: Final = "<!-- made by scripts/docs from the tables in the code; do not edit -->\n\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _limit(name: str, limit: Limit) -> tuple[str, str, str]:
+    return f"`{name}`", f"{limit.value:g} {limit.unit}".strip(), limit.source
+
+
+def _rule(rule: Rule) -> str:
+    text = f"## {rule.kind}" + (f", GB/T 29100 code {rule.code}" if rule.code else ", no GB/T 29100 code")
+    text += f"\n\n{rule.what}. Level: {rule.level_rule}. Confidence of our own detection: {rule.confidence / 2:g} %.\n"
+    if not rule.limits:
+        return text + "\nNot detected by fusion: others report it (RSI, BSM, poles).\n"
+    text += (
+        f"\nBegins after {rule.dwell_ms / 1000:g} s, ends after {rule.end_ms / 1000:g} s without it "
+        f"(or {rule.lost_ms / 1000:g} s unseen); then silent for {rule.cooldown_ms / 1000:g} s for the same track. "
+        f"Reports within {rule.merge_m:g} m are the same incident.\n\n"
+    )
+    return text + _table(("threshold", "value", "source"), (_limit(n, v) for n, v in rule.limits.items()))
+
+
+def events_page() -> str:
+    """Return docs/events.md."""
+    text = "# The event catalogue\n\n" + _MADE
+    text += "What a track must be before any rule looks at it:\n\n"
+    text += _table(("threshold", "value", "source"), (_limit(n, v) for n, v in TRACK_LIMITS.items()))
+    return text + "\n" + "\n".join(_rule(rule) for rule in RULES)
+
+
+def reference_page() -> str:
+    """Return docs/reference.md."""
+    text = "# Reference: topics, dead letters, metrics\n\n" + _MADE + "## MQTT uplinks\n\n"
+    text += _table(
+        ("topic", "schema", "class", "Kafka topic"),
+        (
+            (f"`{uplink_topic(u.kind, '{id}', u.type)}`", u.schema, MessageClass(u.message_class).name.lower(), u.kafka)
+            for u in UPLINKS
+        ),
+    )
+    text += "\n## Kafka topics\n\n"
+    text += _table(
+        ("topic", "what", "kept"),
+        (
+            (t.name, t.what, "latest per key" if t.compacted else f"{t.retention_ms / 3_600_000:g} h")
+            for t in KAFKA_TOPICS
+        ),
+    )
+    text += "\n## Reasons of dead letters\n\n"
+    text += _table(("reason", "meaning"), ((reason.label, meaning) for reason, meaning in REASONS.items()))
+    text += "\n## Metrics\n\n"
+    text += _table(
+        ("metric", "type", "unit", "labels", "meaning"),
+        ((f"`{m.name}`", m.type, m.unit, ", ".join(m.labels), m.help) for m in METRICS),
+    )
+    text += "\nWhat must balance at every moment:\n\n"
+    return text + "".join(
+        f"* {law.name}: `{law.inflow}` = {' + '.join(f'`{part}`' for part in law.outflow)}\n" for law in LAWS
+    )
+
+
+PAGES: Final = {"events.md": events_page, "reference.md": reference_page}
+
+
+def main() -> None:
+    """Write the pages into the folder named (default: docs)."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    for name, page in PAGES.items():
+        (root / name).write_text(page(), encoding="utf-8")
+        print(f"wrote {root / name}")
+
+
+if __name__ == "__main__":
+    main()
