@@ -28,7 +28,7 @@ from v2x.events.congestion import Congestion, JamChange
 from v2x.events.merge import EventBook
 from v2x.events.model import BSM, RSI, EventChange, OpenEvent, Place, Source
 from v2x.events.signals import Signals
-from v2x.events.table import RULE_KINDS, Crossing, TrackTable
+from v2x.events.table import BRAKE_WINDOW_MS, RULE_KINDS, Crossing, TrackTable
 from v2x.events.things import Things
 from v2x.fusion.view import TrackView
 from v2x.road import LaneKind, Road, RoadClass
@@ -145,7 +145,8 @@ class Detector:
         level = self._level(kind, place, speed, int(view.lane[c.row]))
         if c.rule == k.HARD_BRAKING:
             level = 2 if self._braking(c.row) >= rule.limit("grave_mps2") else 1
-        event = self.book.detect(self.now, kind, c.at_ms, c.track, place, level, speed)
+        began = c.at_ms - BRAKE_WINDOW_MS if c.rule == k.HARD_BRAKING else c.at_ms
+        event = self.book.detect(self.now, kind, began, c.track, place, level, speed)
         if event is None:
             self.table.ints[c.row, k.ACTIVE + c.rule] = 0  # asked again at the next step, until it is not too soon
             return []
@@ -157,8 +158,8 @@ class Detector:
 
     def _braking(self, row: int) -> float:
         reals, times = self.table.reals[row], self.table.times
-        span = (times[-1] - times[0]) / 1000.0
-        return float((reals[0] - reals[k.HISTORY - 1]) / span) if span > 0 else 0.0
+        span = (times[-1] - times[k.HISTORY // 2]) / 1000.0
+        return float((reals[k.HISTORY // 2] - reals[k.HISTORY - 1]) / span) if span > 0 else 0.0
 
     def _follow(self, view: TrackView) -> None:
         """Keep place and speed of the events whose vehicle moves."""

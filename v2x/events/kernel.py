@@ -169,9 +169,10 @@ def conditions(
     """
     newest = HISTORY - 1
     middle = HISTORY // 2
+    between = middle + 3
     span = (times[newest] - times[0]) / 1000.0
-    half1 = (times[middle] - times[0]) / 1000.0
-    half2 = (times[newest] - times[middle]) / 1000.0
+    early = (times[between] - times[middle]) / 1000.0
+    late = (times[newest] - times[between]) / 1000.0
     for i in range(len(speed)):
         for r in range(RULE_COUNT):
             out[i, r] = NO
@@ -187,15 +188,16 @@ def conditions(
             ints[i, MOVED] = 1
         has_history = reals[i, 0] >= 0.0 and span > 0.5
         accel = (reals[i, newest] - reals[i, 0]) / span if has_history else 0.0
-        # Hard braking: both halves of the second slow down, so that a jump of a swapped track is none.
-        if has_history and half1 > 0.0 and half2 > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
-            first = (reals[i, 0] - reals[i, middle]) / half1
-            second = (reals[i, middle] - reals[i, newest]) / half2
-            if -accel > p[P_BRAKE_MAX] or first > 1.3 * p[P_BRAKE_MAX] or second > 1.3 * p[P_BRAKE_MAX]:
+        # Hard braking over the last half second, in both parts of it: a jump of a swapped track is none.
+        if has_history and early > 0.0 and late > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
+            first = (reals[i, middle] - reals[i, between]) / early
+            second = (reals[i, between] - reals[i, newest]) / late
+            brake = (reals[i, middle] - reals[i, newest]) / (early + late)
+            if max(first, second) > 1.5 * p[P_BRAKE_MAX] or brake > p[P_BRAKE_MAX]:
                 out[i, HARD_BRAKING] = FROZEN
-            elif -accel >= p[P_BRAKE_ON] and min(first, second) >= 0.6 * p[P_BRAKE_ON]:
+            elif brake >= p[P_BRAKE_ON] and min(first, second) >= 0.5 * p[P_BRAKE_ON]:
                 out[i, HARD_BRAKING] = YES
-            elif -accel >= p[P_BRAKE_OFF]:
+            elif brake >= p[P_BRAKE_OFF]:
                 out[i, HARD_BRAKING] = BAND
         at = lane[i]
         if at < 0:

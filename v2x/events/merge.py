@@ -106,7 +106,8 @@ class EventBook:
                 if event.group == rule.group:
                     self.testify(event, source)
                     self._upgrade(event, rule)
-                    if not event.detection:  # else we know the place better
+                    first = next(iter(event.reports)) == source.key  # two that disagree must not make it flap
+                    if first and not event.detection:  # else we know the place better
                         event.place, event.level = place, level
                         event.speed = speed
                     return event

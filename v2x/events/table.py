@@ -36,6 +36,7 @@ RULE_KINDS: Final = (
 )
 GHOST_GATE_M: Final = 5.0  # a car's length about where the ghost would be
 GHOST_GATE_MPS: Final = 3.0  # ... and this much more for each second that nobody saw it
+BRAKE_WINDOW_MS: Final = 400
 GHOST_MIN_HELD_MS: Final = 500  # a rule that has run for less is not worth a ghost
 _CYCLIST, _PEDESTRIAN = 7, 10
 
@@ -116,6 +117,8 @@ class TrackTable:
         self.rules = rules
         self.p = parameters(rules)
         self.dwell = np.array([rules[kind].dwell_ms for kind in RULE_KINDS], dtype=np.int64)
+        # Deceleration is a mean over half a second; most of that has gone by when it is there: part of the dwell.
+        self.dwell[k.HARD_BRAKING] -= BRAKE_WINDOW_MS
         self.end = np.array([rules[kind].end_ms for kind in RULE_KINDS], dtype=np.int64)
         self.lost = [rules[kind].lost_ms for kind in RULE_KINDS]
         self.id: I64 = np.zeros(0, dtype=np.int64)
