@@ -9,7 +9,8 @@ Rows of a message are counted in ``rows``; a refused message gets its counts set
 full the kernel returns, the caller makes room and calls again: the message starts anew. Item counts are held against
 the bytes left before rows are taken, so a message of n bytes never asks for more than n rows a table.
 
-Indices are unsigned throughout: numba turns signed ones into a test for negative.
+One file, though long: numba's cache of compiled code notices changes of this file only. Indices are unsigned
+throughout: numba turns signed ones into a test for negative.
 """
 
 # The types of kernels are their numba signatures; annotations would say it twice.
@@ -124,8 +125,8 @@ def _bold_ints(heap, pos, limits, slot, count, store, write):
                     if byte >= CONTINUES:
                         byte = u64(heap[p])
                         p += ONE
+                        # A sixth byte would leave bit 35 set: no int, so out of its range.
                         raw = (raw & u64(0xFFFFFFF)) | (byte << u64(28))
-                        wrong |= byte >= CONTINUES
         value = _zigzag(raw)
         wrong |= u64(value - limits[s]) > u64(limits[s + ONE])
         store[w] = value

@@ -20,10 +20,15 @@ MAX_PAYLOAD: Final = 1 << 18  # bytes; a RSM of 255 participants has 10 KB, a la
 
 
 class ReferenceCodec:
-    """Records to bytes and back, one at a time. Encoding checks types, not ranges (see ``problem``)."""
+    """Records to bytes and back, one at a time.
 
-    def __init__(self, registry: Registry) -> None:
+    Encoding checks types, not ranges (``problem`` does). Decoding checks all, unless ``strict`` is off: bytes of our
+    own making decode three times faster without.
+    """
+
+    def __init__(self, registry: Registry, *, strict: bool = True) -> None:
         self._registry = registry
+        self._strict = strict
         self._layout = Layout(registry)
         self._plans = {schema.id: plan for schema, plan in self._layout.plans}
 
@@ -53,10 +58,13 @@ class ReferenceCodec:
 
     def decode_body(self, schema: Schema, body: bytes) -> dict[str, Any]:
         """Return the record as the newest version of its schema has it; DecodeError with place and field if refused."""
-        wrong = self.problem(schema, body)
+        wrong = self.problem(schema, body) if self._strict else None
         if wrong is not None:
             raise DecodeError(f"{schema.name} version {schema.version}: {wrong}")
-        return read(self._registry, schema, body)
+        try:
+            return read(self._registry, schema, body)
+        except (EOFError, ValueError, IndexError, OverflowError) as error:
+            raise DecodeError(f"{schema.name} version {schema.version}: {error!r}") from error
 
     def problem(self, schema: Schema, body: bytes) -> str | None:
         """Return what is wrong with a body (shape and ranges), or None."""

@@ -182,6 +182,31 @@ def test_item_counts(decoder: Decoder) -> None:
     ]
 
 
+def test_blocks_of_an_array_of_records(decoder: Decoder) -> None:
+    """Arrays of plain integers take a path of their own in the fast decoder."""
+    rsm = REGISTRY.get("rsm")
+    head = CODEC.encode_body("rsm", {**RSM, "participants": []})[:-2]
+    row = CODEC.encode_body("rsm", RSM)[len(head) + 1 : -2]
+
+    def message(*blocks: bytes) -> bytes:
+        return mqtt_frame(rsm, head + b"".join(blocks) + b"\x00\x00")
+
+    one, sized = b"\x02" + row, b"\x01" + zigzag(len(row)) + row
+    batch = decoder.decode_mqtt([
+        message(one, sized, one),
+        message(b"\x01" + zigzag(len(row) + 1) + row + b"\x00"),  # a byte too many in the block
+        message(one, b"\x01" + zigzag(len(row) - 1) + row),
+        message(b"\x03" + zigzag(2 * len(row)) + row + row),
+        message(*[one] * 255),
+        message(*[one] * 255, sized),
+    ])  # fmt: skip
+    bad = Verdict.BAD_VALUE
+    assert batch.verdict.tolist() == [0, bad, bad, 0, 0, Verdict.TOO_MANY]
+    start = 10 + len(head)
+    assert batch.at.tolist() == [-1, start, start + len(one), -1, -1, start + 255 * len(one)]
+    assert np.bincount(batch.tables["rsm.participants"].msg).tolist() == [3, 0, 0, 2, 255]
+
+
 def test_the_topic_says_which_schema_is_expected(decoder: Decoder) -> None:
     payloads = [CODEC.encode_mqtt("rsm", RSM), CODEC.encode_mqtt("ack", ACK), tick()]
     wanted = np.array([decoder.schemas.index("rsm"), decoder.schemas.index("rsm"), -1], np.int32)

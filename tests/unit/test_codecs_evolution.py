@@ -14,6 +14,7 @@ from v2x.errors import SchemaError
 from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.framing import kafka_frame, mqtt_frame
 from v2x_codecs.layout import Layout
+from v2x_codecs.program import Op, compile_layout
 from v2x_codecs.reference import ReferenceDecoder
 from v2x_codecs.registry import Registry, Schema, wire_fingerprint
 
@@ -32,6 +33,13 @@ def array(name: str, items: Any, **more: Any) -> dict[str, Any]:
 
 def enum(*symbols: str) -> dict[str, Any]:
     return {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": list(symbols), "default": "A"}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    inner = record("Leaf", integer("x"))
+    for k in range(depth):
+        inner = record(f"Level{k}", array("a", inner))
+    return inner
 
 
 OLD = record(
@@ -111,6 +119,26 @@ def test_old_and_new_messages_side_by_side(decoder: Decoder) -> None:
     check(decoder.decode_kafka(frames))
 
 
+@pytest.mark.parametrize("kind", [ReferenceDecoder, ColumnDecoder])
+def test_arrays_may_be_nested_eight_deep(kind: type[Decoder]) -> None:
+    registry = versions(nested(8))
+    value: dict[str, Any] = {"x": 5}
+    for _ in range(8):
+        value = {"a": [value, value] if "x" in value else [value]}
+    schema = registry.get("thing")
+    batch = kind(registry).decode_mqtt([mqtt_frame(schema, body(schema, value))])  # type: ignore[call-arg]
+    assert batch.verdict.tolist() == [0]
+    assert batch.tables["thing" + ".a" * 8].data.tolist() == [[5], [5]]
+
+
+def test_the_heap_has_slack_for_the_longest_run() -> None:
+    """The fast decoder reads a run of integers without looking at the end of the message."""
+    program = compile_layout(Layout(Registry.load()))
+    runs = program.ops[program.ops[:, 0] == Op.INTS][:, 3].tolist()
+    leaves = program.ops[program.ops[:, 0] == Op.LEAF][:, 5].tolist()
+    assert program.pad >= max(runs + leaves) + 5
+
+
 def test_old_messages_are_held_to_their_own_ranges(decoder: Decoder) -> None:
     old = REGISTRY.versions("thing")[0]
     bad = bytearray(OLD_MESSAGE)
@@ -130,6 +158,7 @@ def test_old_messages_are_held_to_their_own_ranges(decoder: Decoder) -> None:
         ([record("R", array("aa", {"type": "array", "items": "int"}))], r"thing\.aa: an array of arrays"),
         ([record("R", array("e", record("E")))], r"record thing\.e has no fields"),
         ([record("R")], "record thing has no fields"),
+        ([nested(9)], "arrays are nested deeper than 8"),
     ],
 )
 def test_what_has_no_columns_is_a_schema_error(raws: list[dict[str, Any]], match: str) -> None:

@@ -83,6 +83,15 @@ def test_errors_say_where() -> None:
         CODEC.encode("tick", {"source": 5, "ts_ms": 1})
 
 
+def test_a_lax_codec_skips_ranges_but_not_shape() -> None:
+    lax = ReferenceCodec(REGISTRY, strict=False)
+    value = CODEC.encode("tick", {"source": "a", "ts_ms": -1})
+    assert lax.decode_kafka(value) == ("tick", {"source": "a", "ts_ms": -1})
+    for broken in (value[:-1], value[:5] + b"\x02\xff\x02", value[:5] + b"\x7f"):
+        with pytest.raises(DecodeError, match="tick version 1"):
+            lax.decode_kafka(broken)
+
+
 def test_every_uplink_has_a_schema_with_the_envelope() -> None:
     for row in UPLINKS:
         fields = [f["name"] for f in REGISTRY.get(row.schema).raw["fields"]]
