@@ -189,7 +189,7 @@ class _Link(asyncio.Protocol):
             receive_max=c.receive_maximum,
             max_packet_size=MAX_PACKET,
         )
-        transport.write(packet.write())
+        self._transport.write(packet.write())
 
     def data_received(self, data: bytes) -> None:
         """Take all whole packets, and pause if this is what load looks like."""
@@ -292,7 +292,7 @@ class _Link(asyncio.Protocol):
                 self._ping(keep_alive / 2)
                 self.write(_subscribe(self._config.filters))
             case mqtt5.SubAckPacket():
-                refused = [code.name for code in packet.reason_codes if code >= 0x80]
+                refused = [code.name for code in packet.reason_codes if code.value >= 0x80]
                 if refused:
                     self._fail(f"the broker refuses our subscriptions: {', '.join(refused)}")
                 elif not self.subscribed.done():
