@@ -7,6 +7,7 @@ network delay with a tail. Everything from one seed.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,3 +233,45 @@ def log(encoder: Any, messages: list[tuple[float, str, dict[str, Any]]], partiti
 
 def tick(encoder: Any, offset: int, stamp_ms: int) -> Record:
     return Record(offset, stamp_ms, b"tick", encoder.encode("tick", {"source": "test", "ts_ms": stamp_ms}), ())
+
+
+class World:
+    """Engines of all partitions with the log between them: what one says to another arrives some ms later."""
+
+    def __init__(self, scene: Scene, engines: list[Any], encoder: Any, zones: ZoneMap, hop_ms: int = 12) -> None:
+        self.scene, self.engines, self.encoder, self.zones, self.hop_ms = scene, engines, encoder, zones, hop_ms
+        self.logs: list[list[Record]] = [[] for _ in engines]
+        self.outputs: list[list[Any]] = [[] for _ in engines]
+
+    def run(self, deaf: Any = None) -> None:
+        """Run everything; ``deaf(partition, at_ms)`` says when a partition's engine is down (its log goes on)."""
+        n = len(self.engines)
+        queue: list[tuple[float, int, int, bytes, bytes, tuple[Any, ...]]] = []
+        count = 0
+
+        def push(at: float, partition: int, key: bytes, value: bytes, headers: tuple[Any, ...] = ()) -> None:
+            nonlocal count
+            count += 1
+            heapq.heappush(queue, (at, count, partition, key, value, headers))
+
+        for p in range(n):
+            genesis = {"generation": GENERATION, "partition": p, "partitions": n, "ts_ms": T0}
+            push(0.0, p, b"genesis", self.encoder.encode("genesis", genesis))
+            for k in range(1, int(self.scene.settings.seconds * 50)):
+                push(k * 20.0, p, b"tick", self.encoder.encode("tick", {"source": "test", "ts_ms": T0 + k * 20}))
+        for at, device, record in scans(self.scene):
+            value = self.encoder.encode("rsm", record)
+            route = self.zones.route(device, record["ref_lat"], record["ref_lon"])
+            for p in dict.fromkeys(self.zones.partition(z, n) for z in route):
+                push(at, p, device.encode(), value)
+        while queue:
+            at, _, p, key, value, headers = heapq.heappop(queue)
+            record = Record(len(self.logs[p]), int(T0 + at), key, value, headers)
+            self.logs[p].append(record)
+            if deaf is not None and deaf(p, at):
+                continue
+            todo = self.logs[p][self.engines[p].position + 1 :]
+            for out in self.engines[p].feed(todo):
+                self.outputs[p].append(out)
+                if out.topic == "v2x.observations":
+                    push(at + self.hop_ms, out.partition, out.key, out.value)

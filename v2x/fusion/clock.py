@@ -79,10 +79,11 @@ class StreamClock:
 class EventClock:
     """Event time of frames, and each device's steady skew against it."""
 
-    __slots__ = ("_devices", "offset_ms", "started", "told_ms")
+    __slots__ = ("_devices", "anchored", "offset_ms", "started", "told_ms")
 
     def __init__(self) -> None:
         self.started = False
+        self.anchored = False  # by a device; else by a tick only
         self.offset_ms = 0  # D
         self.told_ms = 0  # event time of the last frame, a multiple of FRAME_MS
         # device -> [difference in 1/8 ms, heard at, steady since, re-timed by]
@@ -99,14 +100,20 @@ class EventClock:
         else:
             row[0] += delta - (row[0] >> _SMOOTH_SHIFT)
         row[1] = stream_ms
-        if not self.started:
-            self.started = True
-            self.offset_ms = delta
-            self.told_ms = (stream_ms + delta) // FRAME_MS * FRAME_MS
+        if not self.anchored:
+            self.anchored = True
+            if not self.started or abs(delta - self.offset_ms) > JUMP_MS:
+                self.start(ts_ms, stream_ms)
         if stream_ms - row[2] >= STEADY_MS:
             skew = (row[0] >> _SMOOTH_SHIFT) - self.offset_ms
             row[3] = skew if abs(skew) > RETIME_MS else 0
         return ts_ms - row[3]
+
+    def start(self, ts_ms: int, stream_ms: int) -> None:
+        """Begin at a time: a tick's where no device speaks (a zone of gantries alone has link states too)."""
+        self.started = True
+        self.offset_ms = ts_ms - stream_ms
+        self.told_ms = ts_ms // FRAME_MS * FRAME_MS
 
     def due(self, stream_ms: int) -> list[int]:
         """Return the event times of the frames that are due at this stream time, oldest first."""
@@ -149,6 +156,7 @@ class EventClock:
         """Return everything, JSON-able."""
         return {
             "started": self.started,
+            "anchored": self.anchored,
             "offset": self.offset_ms,
             "told": self.told_ms,
             "devices": [[device, *row] for device, row in self._devices.items()],
@@ -156,7 +164,7 @@ class EventClock:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take a ``state``."""
-        self.started = state["started"]
+        self.started, self.anchored = state["started"], state["anchored"]
         self.offset_ms = state["offset"]
         self.told_ms = state["told"]
         self._devices = {row[0]: list(row[1:]) for row in state["devices"]}

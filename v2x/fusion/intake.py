@@ -252,7 +252,10 @@ class Intake:
         return NOTED if device else REPEATS
 
     # -- records of our own -------------------------------------------------------------------------------------------
-    def _tick(self, n: int, record: Record, trigger: Trigger) -> str:  # noqa: ARG002 - its stamp was all
+    def _tick(self, n: int, record: Record, trigger: Trigger) -> str:  # noqa: ARG002
+        e = self._e
+        if not e.events.started:
+            e.events.start(self._row("tick", n)[self._at["tick"]["ts_ms"]], e.clock.now_ms)
         return CONTROL
 
     def _genesis(self, n: int, record: Record, trigger: Trigger) -> str:  # noqa: ARG002
@@ -271,7 +274,7 @@ class Intake:
             return ELSEWHERE
         if e.outlet.generation is not None and full["generation"] != e.outlet.generation:
             return FOREIGN
-        if not self._newer(full):
+        if not self._newer(full, f"zone/{full['from_partition']}"):
             return OLD
         if schema == "adopt":
             station.ownership.adopt(full, e.clock.now_ms, e.clock.idle_ms)
@@ -281,11 +284,17 @@ class Intake:
 
     def _passage(self, n: int, record: Record, trigger: Trigger) -> str:  # noqa: ARG002
         full = self._full(record)
-        return CONTROL if full["to_zone"] in self._e.stations else ELSEWHERE
+        station = self._e.stations.get(full["to_zone"])
+        if station is None:
+            return ELSEWHERE
+        # Passages come from the gantries' log, another world than ours.
+        if not self._newer(full, f"passage/{full['generation']}/{full['from_partition']}"):
+            return OLD
+        station.sections.passage(full)
+        return CONTROL
 
-    def _newer(self, full: Mapping[str, Any]) -> bool:
-        """Return whether a neighbour's record is newer than the last one taken from it (replays say them again)."""
-        source = f"{full['from_partition']}/{full['from_zone']}/{full['to_zone']}"
+    def _newer(self, full: Mapping[str, Any], source: str) -> bool:
+        """Return whether a record of another core is newer than the last one taken from it (replays repeat them)."""
         position = (full["from_offset"], full["from_index"])
         if position <= self._e.newest.get(source, (-1, -1)):
             return False

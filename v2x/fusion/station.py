@@ -13,10 +13,12 @@ from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.ownership import Ownership
 from v2x.fusion.snapshot import Arrays
 from v2x.fusion.zone import ZoneState
+from v2x.links import SectionStats
 from v2x.road import Road
 from v2x.zones import ZoneMap
 
 EVENT_MS: Final = 100  # events are looked for at every second frame
+LINK_MS: Final = 1_000
 
 
 class Station:
@@ -27,6 +29,7 @@ class Station:
         self.zone = ZoneState(zones, zone, config.get("kernel"))
         self.ownership = Ownership(self.zone)
         self.detector = Detector(config.get("events"), zone, self.zone.road)
+        self.sections = SectionStats(zone, [s for s in zones.sections if s.zone == zone])
         self.last: Trigger | None = None  # the last message that fed this zone since events were looked for
         self.frames = 0
 
@@ -45,6 +48,9 @@ class Station:
             for change in self.detector.step(event_ms, view, cause):
                 outlet.event(change.event_id, change.record(), cause)
             self.last = None
+        if event_ms % LINK_MS == 0:
+            for row in self.sections.advance(event_ms):
+                outlet.link(row)
 
     def counters(self) -> dict[str, int]:
         """Return this zone's counters."""
@@ -52,6 +58,7 @@ class Station:
         total["frames"] = self.frames
         total["tracks"] = int(self.zone.ctl[c.CTL_LIVE])
         total.update({f"ownership_{k}": n for k, n in self.ownership.counters.items()})
+        total["passages_unknown"], total["passages_late"] = self.sections.unknown, self.sections.late
         total.update({f"events_{k}": n for k, n in self.detector.counters.items()})
         return dict(total)
 
@@ -62,6 +69,7 @@ class Station:
             "zone": self.zone.state(),
             "road": self.zone.road.state(),
             "detector": self.detector.state(),
+            "sections": self.sections.state(),
             "ownership": dict(self.ownership.counters),
             "frames": self.frames,
             "last": None
@@ -75,6 +83,7 @@ class Station:
         self.zone.road = Road.load(state["road"])
         self.detector = Detector(self._config.get("events"), self.zone.id, self.zone.road)
         self.detector.load(state["detector"])
+        self.sections.load(state["sections"])
         self.ownership.counters = Counter(state["ownership"])
         self.frames = state["frames"]
         last = state["last"]
