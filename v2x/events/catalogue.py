@@ -72,6 +72,7 @@ RULES: Final[tuple[Rule, ...]] = (
             "exit_mps": Limit(4.0, "m/s", "ours: above the enter threshold by 4 sigma of a filtered speed"),
             "queue_gap_m": Limit(60.0, "m", "ours: with a slow leader within this, it stands in a queue"),
             "queue_mps": Limit(5.0, "m/s", "ours: a leader slower than 18 km/h is a queue's end"),
+            "jam_m": Limit(100.0, "m", "ours: who stops this near to a jam stands in it"),
             "stop_line_m": Limit(30.0, "m", "ours: the first of a red light's queue stands within four car lengths"),
             "green_ms": Limit(15000, "ms", "ours: a queue's head that stands this long on green is no longer waiting"),
             "give_way_ms": Limit(60000, "ms", "ours: longest wait at a stop line without a signal"),
@@ -129,6 +130,8 @@ RULES: Final[tuple[Rule, ...]] = (
             "stop_mps": Limit(2.778, "m/s", "field: slower is stopped, another kind"),
             "accel_mps2": Limit(0.4, "m/s2", "ours: who speeds up this fast leaves a queue or the shoulder"),
             "queue_gap_m": Limit(100.0, "m", "ours: with a slow leader within 4 s at 25 m/s, it follows"),
+            "jam_behind_m": Limit(250.0, "m", "ours: a jam makes slow from here on, by 2 m/s2 from 120 km/h"),
+            "jam_ahead_m": Limit(200.0, "m", "ours: ... and up to here, by 1 m/s2 to 60 km/h"),
         },
     ),
     Rule(

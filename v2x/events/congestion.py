@@ -28,6 +28,7 @@ NEAR_M: Final = 100.0  # jams (and chains side by side) nearer than this along a
 SPEED_TAU_MS: Final = 2000.0  # the mean speed is smoothed: the level must not flap
 MAX_STEP_MS: Final = 250
 SIGNAL_HEAD_M: Final = 30.0
+PAST_MS: Final = 25_000  # a jam that dissolved explains slow vehicles for this long
 _PEDESTRIAN, _CYCLIST = 10, 7
 
 
@@ -63,6 +64,15 @@ class Jam:
     head_lane: int = -1
     tail_link: int = -1
     tracks: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Covers:
+    """By lane: the jam on its link."""
+
+    since: I64  # ms; 0: none (any more)
+    low: F64  # m along: its tail
+    high: F64  # m along: its head; below ``low``: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,7 @@ class Congestion:
         self.jams: list[Jam] = []
         self.count = 0
         self.now = 0
+        self._past: list[tuple[int, dict[int, list[float]]]] = []  # (end ms, where) of jams that dissolved
 
     def advance(self, now: int, view: TrackView, road: Road, lead: I64, gap: F64) -> list[JamChange]:
         """Take one frame with each row's leader; return the jams that began, go on or ended."""
@@ -114,12 +125,19 @@ class Congestion:
         groups = self._groups(self._find(view, road, lead, gap), road)
         return self._follow(groups, dt, view, road)
 
-    def covers(self, road: Road) -> npt.NDArray[np.bool_]:
-        """Return by lane whether a jam, also one still in its dwell time, is on its link."""
-        out = np.zeros(len(road.lanes), dtype=np.bool_)
+    def covers(self, road: Road) -> Covers:
+        """Return by lane where a jam is, also one still in its dwell time, or one that has just dissolved."""
+        count = len(road.lanes)
+        out = Covers(np.zeros(count, dtype=np.int64), np.zeros(count), np.full(count, -1.0))
+        for ended, spans in self._past:
+            if self.now - ended <= PAST_MS:
+                for link, (low, high) in spans.items():
+                    own = list(road.link_lanes[link])
+                    out.low[own], out.high[own] = low, high
         for jam in self.jams:
-            for link in jam.spans:
-                out[list(road.link_lanes[link])] = True
+            for link, (low, high) in jam.spans.items():
+                own = list(road.link_lanes[link])
+                out.since[own], out.low[own], out.high[own] = jam.since, low, high
         return out
 
     # -- what is there now ------------------------------------------------------------------------------------------
@@ -198,6 +216,7 @@ class Congestion:
             started = not jam.event_id and jam.held >= needed
             if jam.event_id or started:
                 changes.append(JamChange(jam, started=started, ended=False))
+        self._past = [row for row in self._past if self.now - row[0] <= PAST_MS]
         for jam in list(self.jams):
             if jam in seen:
                 continue
@@ -207,6 +226,7 @@ class Congestion:
             jam.off = jam.off or self.now
             if self.now - jam.off >= self.rule.end_ms:
                 self.jams.remove(jam)
+                self._past.append((self.now, jam.spans))
                 changes.append(JamChange(jam, started=False, ended=True))
         return changes
 
@@ -248,12 +268,18 @@ class Congestion:
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
         """Return everything, JSON-able."""
-        return {"now": self.now, "count": self.count, "jams": [_jam_out(jam) for jam in self.jams]}
+        return {
+            "now": self.now,
+            "count": self.count,
+            "jams": [_jam_out(jam) for jam in self.jams],
+            "past": [[end, [[link, *span] for link, span in spans.items()]] for end, spans in self._past],
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Become a ``state``."""
         self.now, self.count = state["now"], state["count"]
         self.jams = [_jam_in(row) for row in state["jams"]]
+        self._past = [(end, {link: [low, high] for link, low, high in spans}) for end, spans in state["past"]]
 
 
 def _chain(view: TrackView, road: Road, head: int, members: I64, way: F64) -> Chain:

@@ -158,8 +158,8 @@ class Detector:
 
     def _braking(self, row: int) -> float:
         reals, times = self.table.reals[row], self.table.times
-        span = (times[-1] - times[k.HISTORY // 2]) / 1000.0
-        return float((reals[k.HISTORY // 2] - reals[k.HISTORY - 1]) / span) if span > 0 else 0.0
+        span = (times[-1] - times[0]) / 1000.0
+        return float((reals[0] - reals[k.HISTORY - 1]) / span) if span > 0 else 0.0
 
     def _follow(self, view: TrackView) -> None:
         """Keep place and speed of the events whose vehicle moves."""

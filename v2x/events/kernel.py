@@ -33,16 +33,16 @@ EAST, NORTH, VEL_E, VEL_N, REAL_WIDTH = range(HISTORY, HISTORY + 5)
 # Thresholds, in the order of ``parameters``.
 (
     P_AGE, P_HITS, P_FRESH,
-    P_STOP_ON, P_STOP_OFF, P_STOP_GAP, P_STOP_LEAD, P_STOP_LINE, P_GREEN, P_GIVE_WAY, P_UNSEEN, P_SEEN,
+    P_STOP_ON, P_STOP_OFF, P_STOP_GAP, P_STOP_LEAD, P_STOP_LINE, P_STOP_JAM, P_GREEN, P_GIVE_WAY, P_UNSEEN, P_SEEN,
     P_FLAG_DWELL, P_FLAG_HOLD,
     P_WRONG_COS, P_WRONG_ON, P_WRONG_OFF, P_WRONG_END, P_WRONG_IN,
     P_FAST_ON, P_FAST_OFF, P_FAST_NONE,
-    P_SLOW_ON, P_SLOW_OFF, P_SLOW_NONE, P_SLOW_STOP, P_SLOW_ACC, P_SLOW_GAP,
+    P_SLOW_ON, P_SLOW_OFF, P_SLOW_NONE, P_SLOW_STOP, P_SLOW_ACC, P_SLOW_GAP, P_SLOW_BEHIND, P_SLOW_AHEAD,
     P_BRAKE_ON, P_BRAKE_OFF, P_BRAKE_MAX, P_BRAKE_AGE,
     P_FOOT_AGE,
     P_EMER_ON, P_EMER_OFF, P_EMER_IN, P_EMER_ACC,
     P_COUNT,
-) = range(38)  # fmt: skip
+) = range(41)  # fmt: skip
 
 _PEDESTRIAN_CLASS: Final = 10
 _CYCLIST_CLASS: Final = 7
@@ -124,7 +124,7 @@ def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any
 
 @nb.njit(
     f"void(int64, {_V}, {_V}, {_I}, {_V}, {_V}, {_I}, {_L}, {_L}, {_L}, {_V}, int8[::1], int8[::1],"  # view
-    f" {_I}, {_I}, {_V}, {_V}, {_V}, {_V}, boolean[::1], boolean[::1], int8[::1], {_L}, boolean[::1],"  # lanes
+    f" {_I}, {_I}, {_V}, {_V}, {_V}, {_V}, boolean[::1], boolean[::1], int8[::1], {_L}, {_L}, {_V}, {_V},"  # lanes
     f" float64[:, ::1], {_I}, {_V}, int64[:, ::1], float64[:, ::1], {_L}, int8[:, ::1])",
     cache=True,
 )
@@ -152,7 +152,9 @@ def conditions(
     junction: Any,
     light: Any,
     green_ms: Any,
-    jam: Any,
+    jam_since: Any,
+    jam_low: Any,
+    jam_high: Any,
     xy: Any,
     seg_start: Any,
     p: Any,
@@ -164,15 +166,14 @@ def conditions(
     """Write each (row, rule) condition.
 
     ``on_foot``: YES, NO or FROZEN for the pedestrian rule (0 for vehicles); ``light``: by lane 0 unknown, 1 red or
-    yellow, 2 green since ``green_ms``; ``jam``: by lane, a congestion is on its link; ``times``: event times of
-    the speed history's columns.
+    yellow, 2 green since ``green_ms``; ``jam_*``: by lane, since when and where a congestion is on its link; ``times``:
+    event times of the speed history's columns.
     """
     newest = HISTORY - 1
     middle = HISTORY // 2
-    between = middle + 3
     span = (times[newest] - times[0]) / 1000.0
-    early = (times[between] - times[middle]) / 1000.0
-    late = (times[newest] - times[between]) / 1000.0
+    early = (times[middle] - times[0]) / 1000.0
+    late = (times[newest] - times[middle]) / 1000.0
     for i in range(len(speed)):
         for r in range(RULE_COUNT):
             out[i, r] = NO
@@ -188,16 +189,15 @@ def conditions(
             ints[i, MOVED] = 1
         has_history = reals[i, 0] >= 0.0 and span > 0.5
         accel = (reals[i, newest] - reals[i, 0]) / span if has_history else 0.0
-        # Hard braking over the last half second, in both parts of it: a jump of a swapped track is none.
+        # Hard braking over the last second, in both halves of it: a jump of a swapped track is none.
         if has_history and early > 0.0 and late > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
-            first = (reals[i, middle] - reals[i, between]) / early
-            second = (reals[i, between] - reals[i, newest]) / late
-            brake = (reals[i, middle] - reals[i, newest]) / (early + late)
-            if max(first, second) > 1.5 * p[P_BRAKE_MAX] or brake > p[P_BRAKE_MAX]:
+            first = (reals[i, 0] - reals[i, middle]) / early
+            second = (reals[i, middle] - reals[i, newest]) / late
+            if max(first, second) > p[P_BRAKE_MAX]:
                 out[i, HARD_BRAKING] = FROZEN
-            elif brake >= p[P_BRAKE_ON] and min(first, second) >= 0.5 * p[P_BRAKE_ON]:
+            elif -accel >= p[P_BRAKE_ON] and min(first, second) >= 0.75 * p[P_BRAKE_ON]:
                 out[i, HARD_BRAKING] = YES
-            elif brake >= p[P_BRAKE_OFF]:
+            elif -accel >= p[P_BRAKE_OFF]:
                 out[i, HARD_BRAKING] = BAND
         at = lane[i]
         if at < 0:
@@ -207,13 +207,19 @@ def conditions(
             continue
         queued = lead[i] >= 0 and gap[i] <= p[P_STOP_GAP] and speed[lead[i]] <= p[P_STOP_LEAD]
         to_end = lane_length[at] - along[i]
+        in_jam = (
+            jam_since[at] > 0
+            and lane_kind[at] != _LANE_EMERGENCY
+            and jam_low[at] - p[P_STOP_JAM] <= along[i] <= jam_high[at] + p[P_STOP_JAM]
+        )
+        began = ints[i, SINCE + STOPPED] if ints[i, SINCE + STOPPED] > 0 else now
 
         # Stopped and broken down.
         state = YES if v <= p[P_STOP_ON] else (BAND if v <= p[P_STOP_OFF] else NO)
         if state == NO:
             ints[i, STOP_LINE_MS] = 0
-        elif queued:
-            state = NO
+        elif queued or (in_jam and began > jam_since[at]):
+            state = NO  # who stood before the jam began may well be its cause
         elif (signal[at] or junction[at]) and to_end <= p[P_STOP_LINE]:
             if ints[i, STOP_LINE_MS] == 0:
                 ints[i, STOP_LINE_MS] = now
@@ -248,8 +254,11 @@ def conditions(
         if lane_kind[at] == _LANE_VEHICLE and (v_min[at] > 0.0 or road_class[at] == _MOTORWAY):
             on = v_min[at] * p[P_SLOW_ON] if v_min[at] > 0.0 else p[P_SLOW_NONE]
             off = v_min[at] * p[P_SLOW_OFF] if v_min[at] > 0.0 else p[P_SLOW_NONE] * p[P_SLOW_OFF] / p[P_SLOW_ON]
+            by_jam = jam_high[at] >= jam_low[at] and (
+                jam_low[at] - p[P_SLOW_BEHIND] <= along[i] <= jam_high[at] + p[P_SLOW_AHEAD]
+            )
             follows = lead[i] >= 0 and gap[i] <= p[P_SLOW_GAP] and speed[lead[i]] < off
-            if v >= off or v <= p[P_SLOW_STOP] or follows or jam[at] or out[i, WRONG_WAY] == YES:
+            if v >= off or v <= p[P_SLOW_STOP] or follows or by_jam or out[i, WRONG_WAY] == YES:
                 out[i, SLOW] = NO
             elif accel > p[P_SLOW_ACC] or not has_history:
                 out[i, SLOW] = NO if not ints[i, ACTIVE + SLOW] else BAND

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from v2x.events import kernel as k
 from v2x.events.catalogue import TRACK_LIMITS, Rule
+from v2x.events.congestion import Covers
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
 from v2x.road import MOTOR, ON_FOOT, Road, RoadClass
@@ -36,7 +37,7 @@ RULE_KINDS: Final = (
 )
 GHOST_GATE_M: Final = 5.0  # a car's length about where the ghost would be
 GHOST_GATE_MPS: Final = 3.0  # ... and this much more for each second that nobody saw it
-BRAKE_WINDOW_MS: Final = 400
+BRAKE_WINDOW_MS: Final = 800
 GHOST_MIN_HELD_MS: Final = 500  # a rule that has run for less is not worth a ghost
 _CYCLIST, _PEDESTRIAN = 7, 10
 
@@ -74,6 +75,7 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_STOP_GAP, stop, "queue_gap_m"),
         (k.P_STOP_LEAD, stop, "queue_mps"),
         (k.P_STOP_LINE, stop, "stop_line_m"),
+        (k.P_STOP_JAM, stop, "jam_m"),
         (k.P_GREEN, stop, "green_ms"),
         (k.P_GIVE_WAY, stop, "give_way_ms"),
         (k.P_UNSEEN, stop, "unseen_ms"),
@@ -93,6 +95,8 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_SLOW_STOP, slow, "stop_mps"),
         (k.P_SLOW_ACC, slow, "accel_mps2"),
         (k.P_SLOW_GAP, slow, "queue_gap_m"),
+        (k.P_SLOW_BEHIND, slow, "jam_behind_m"),
+        (k.P_SLOW_AHEAD, slow, "jam_ahead_m"),
         (k.P_BRAKE_ON, brake, "enter_mps2"),
         (k.P_BRAKE_OFF, brake, "exit_mps2"),
         (k.P_BRAKE_MAX, brake, "max_mps2"),
@@ -117,7 +121,7 @@ class TrackTable:
         self.rules = rules
         self.p = parameters(rules)
         self.dwell = np.array([rules[kind].dwell_ms for kind in RULE_KINDS], dtype=np.int64)
-        # Deceleration is a mean over half a second; most of that has gone by when it is there: part of the dwell.
+        # Deceleration is a mean over the last second; most of the dwell has gone by when it is there.
         self.dwell[k.HARD_BRAKING] -= BRAKE_WINDOW_MS
         self.end = np.array([rules[kind].end_ms for kind in RULE_KINDS], dtype=np.int64)
         self.lost = [rules[kind].lost_ms for kind in RULE_KINDS]
@@ -131,9 +135,7 @@ class TrackTable:
         self.lead: I64 = np.zeros(0, dtype=np.int64)  # leader's row of the last step, -1 none
         self.gap: F64 = np.zeros(0)  # m to it
 
-    def advance(
-        self, now: int, view: TrackView, road: Road, light: I8, green_ms: I64, jam: npt.NDArray[np.bool_]
-    ) -> list[Crossing]:
+    def advance(self, now: int, view: TrackView, road: Road, light: I8, green_ms: I64, jam: Covers) -> list[Crossing]:
         """Take the tracks of one frame at event time ``now``; return what began and ended, by track and rule."""
         dt = now - self.now if self.now else 0
         self.now = max(now, self.now)
@@ -246,7 +248,7 @@ class TrackTable:
         self.ints[:, k.SEEN_MS] = view.last_ms
 
     # -- the rules --------------------------------------------------------------------------------------------------
-    def _conditions(self, view: TrackView, road: Road, light: I8, green_ms: I64, jam: npt.NDArray[np.bool_]) -> I8:
+    def _conditions(self, view: TrackView, road: Road, light: I8, green_ms: I64, jam: Covers) -> I8:
         lanes, p, count = road.lanes, self.p, len(view)
         lived = self.now - view.born_ms
         walks = (view.cls == _PEDESTRIAN) | (view.cls == _CYCLIST)
@@ -279,7 +281,17 @@ class TrackTable:
             *(self.now, view.speed, view.heading, view.lane, view.along, view.lateral, view.cls.astype(np.int32)),
             *(view.age_ms, lived, self.lead, self.gap, on_foot, self._mature),
             *(lanes.kind, lanes.road_class, lanes.half_width, lanes.v_min, lanes.v_max, lanes.length),
-            *(lanes.signal, lanes.junction, light, green_ms, jam, road.segments.xy, road.seg_start),
+            *(
+                lanes.signal,
+                lanes.junction,
+                light,
+                green_ms,
+                jam.since,
+                jam.low,
+                jam.high,
+                road.segments.xy,
+                road.seg_start,
+            ),
             *(p, self.ints, self.reals, self.times, cond),
         )
         return cond
