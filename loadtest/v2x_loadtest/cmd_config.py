@@ -24,8 +24,8 @@ def config(
         return
     if toml:
         for name, (value, where, what) in rows.items():
-            plain = value if isinstance(value, bool | int | float) else str("" if value is None else value)
-            line = f"{name} = {json.dumps(plain, ensure_ascii=False)}"  # JSON's scalars are TOML's
+            plain = value if isinstance(value, bool | int | float) else str(value)
+            line = f"{name} = {json.dumps(plain, ensure_ascii=False) if value is not None else ''}"  # JSON's are TOML's
             typer.echo(f"# {what}\n{'# ' if where == 'default' else ''}{line}\n")
         return
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415

@@ -73,9 +73,7 @@ def show(name: Name, config: Config = None, kafka: KafkaAt = None, as_json: AsJs
             typer.echo(f"{key:>12}  {value}")
     payload = letter.record["payload"]
     if letter.record["sealed"]:
-        typer.echo(
-            "     payload  sealed: it holds plates or cards, and opens with the key file only (`replay` does that)"
-        )
+        typer.echo("     payload  sealed: it holds plates or cards, and only `replay` with the key file opens it")
         return
     for at in range(0, len(payload), 16):
         row = payload[at : at + 16]
@@ -124,12 +122,13 @@ def _payload(settings: Settings, letter: Letter) -> bytes | None:
     """Return the message's bytes, unsealed; None if they were cut."""
     payload: bytes = letter.record["payload"]
     if letter.record["sealed"]:
-        from v2x_services.ingest.privacy import load_keys, unseal  # noqa: PLC0415  (only these need the key)
+        from v2x_services.ingest.privacy import KEY_NAME, load_keys, unseal  # noqa: PLC0415  (only these need it)
 
-        if settings.key_file is None:
-            msg = f"dead letter {letter.name} is sealed: give the key file that ingest had (V2X_KEY_FILE)"
+        path = settings.key_file or settings.state_dir / KEY_NAME
+        if not path.exists():
+            msg = f"dead letter {letter.name} is sealed, and {path} is not there: give ingest's key file (V2X_KEY_FILE)"
             raise ConfigError(msg)
-        payload = unseal(load_keys(settings.key_file), payload)
+        payload = unseal(load_keys(path), payload)
     return payload if len(payload) == letter.record["size"] else None
 
 

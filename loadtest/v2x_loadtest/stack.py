@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -111,7 +110,7 @@ class Stack:
         self.kafka = None if kafka_bootstrap else Kafka(self.run_dir / "kafka", port=kafka_port)
         self.mosquitto = None if mqtt else Mosquitto(self.run_dir / "mosquitto", port=mqtt_port)
         self.kafka_bootstrap = kafka_bootstrap or (self.kafka.bootstrap if self.kafka else "")
-        self.mqtt_host, self.mqtt_port = mqtt or (self.mosquitto.host, self.mosquitto.port if self.mosquitto else 0)
+        self.mqtt_host, self.mqtt_port = mqtt or ("127.0.0.1", self.mosquitto.port if self.mosquitto else 0)
         self.state_dir = self.run_dir / "state"
         self.zones = Path(zones).resolve()
         if not self.zones.is_file():
@@ -122,7 +121,7 @@ class Stack:
             "mqtt_host": self.mqtt_host,
             "mqtt_port": self.mqtt_port,
             "zones_path": self.zones,
-            "key_file": key_file or self._own_key(),
+            "key_file": key_file and key_file.resolve(),
             "partitions": partitions,
             "ingest_shards": shards,
             "ingest_metrics_port": metrics_ports[0],
@@ -254,14 +253,3 @@ class Stack:
                 return code
             self._stopping.wait(0.05)
         return None
-
-    def _own_key(self) -> Path:
-        """Return this run's key file, made if it is not there: pseudonyms must survive a restart."""
-        path = self.run_dir / "key"
-        if not path.exists():
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".tmp")
-            beside.touch(mode=0o600)
-            beside.write_text(secrets.token_hex(32) + "\n")
-            beside.replace(path)
-        return path

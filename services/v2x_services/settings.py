@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     mqtt_username: str = Field("", description="MQTT user name; empty for none")
     mqtt_password: str = Field("", repr=False, description="MQTT password")
     zones_path: Path = Field(Path("zones.json"), description="Zones, devices, gantries and sections (zones.json)")
-    key_file: Path | None = Field(None, description="32 key bytes, hex: pseudonyms and sealed dead letters")
+    key_file: Path | None = Field(
+        None, description="32 key bytes, hex (pseudonyms, sealed letters); default state_dir/ingest.key"
+    )
     state_dir: Path = Field(Path(".v2x/state"), description="Snapshots, and files that tell the ports taken")
     host: str = Field("127.0.0.1", description="Address that /metrics and health listen on")
     ingest_metrics_port: Port = Field(9641, description="Ingest's /metrics; 0 takes a free one (see state_dir)")

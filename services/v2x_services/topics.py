@@ -251,11 +251,10 @@ async def _admin(bootstrap: str) -> AsyncIterator[Any]:
 async def _started(client: Any, bootstrap: str) -> AsyncIterator[Any]:
     stop = getattr(client, "stop", None) or client.close
     try:
-        await client.start()
-    except (KafkaError, OSError) as e:
-        await stop()
-        raise BrokerError(NO_KAFKA.format(bootstrap, type(e).__name__)) from e
-    try:
+        try:
+            await client.start()
+        except (KafkaError, OSError) as e:
+            raise BrokerError(NO_KAFKA.format(bootstrap, type(e).__name__)) from e
         yield client
     finally:
         await stop()

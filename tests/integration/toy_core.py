@@ -24,9 +24,10 @@ from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 
 CODEC = ReferenceCodec(Registry.load())
-COLUMNS = (  # all empty
-    "track object_class lat lon speed heading accel pos_sigma length width lane hits age_ms links"
-).split()  # noqa: SIM905
+COLUMNS = [
+    *("track", "object_class", "lat", "lon", "speed", "heading", "accel", "pos_sigma", "length", "width", "lane"),
+    *("hits", "age_ms", "links"),
+]  # all empty here
 
 
 class ToyCore:
@@ -37,7 +38,7 @@ class ToyCore:
         self.generation: str | None = None
         self.position = -1
         self.chain = ""
-        self.counters = {"in": 0}
+        self.counters = {"fused": 0}
 
     def feed(self, records: Sequence[Record]) -> list[Output]:
         made: list[Output] = []
@@ -46,7 +47,7 @@ class ToyCore:
                 self.generation = CODEC.decode_kafka(r.value)[1]["generation"]
             assert r.offset == self.position + 1, (r.offset, self.position)
             self.position = r.offset
-            self.counters["in"] += 1
+            self.counters["fused"] += 1
             self.chain = hashlib.sha256(self.chain.encode() + r.value).hexdigest()[:32]
             if self.topic == OBSERVATIONS:
                 made.append(self._frame(r, 0))
@@ -65,7 +66,7 @@ class ToyCore:
         return {"generation": self.generation, "partition": self.partition, "offset": r.offset, "index": nth}
 
     def _frame(self, r: Record, nth: int) -> Output:
-        frame = {"zone": self.chain, "event_ms": r.stamp_ms, "stream_ms": r.stamp_ms, "inputs": self.counters["in"]}
+        frame = {"zone": self.chain, "event_ms": r.stamp_ms, "stream_ms": r.stamp_ms, "inputs": self.counters["fused"]}
         value = CODEC.encode("track_frame", {**self._place(r, nth), **frame, **{c: [] for c in COLUMNS}})
         return Output(TRACKS, self.partition, b"toy", value, r.offset, nth)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
@@ -21,7 +22,7 @@ class Cores(Protocol):
 
     config: str  # checksum of all that changes results and is no code
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> object:
         """Compile whatever is compiled at first use; called once, before the service is ready."""
         ...
 
@@ -32,6 +33,16 @@ class Cores(Protocol):
     def restore(self, topic: str, partition: int, partitions: int, blob: bytes) -> Core:
         """Return a core as it was at a snapshot; SnapshotError if it does not take it."""
         ...
+
+
+# How the cores' own counters fall into the books: every input record is in exactly one of them.
+_EFFECT: Final = frozenset({"fused", "noted", "control", "genesis", "transactions", "plates", "second_pictures"})
+
+
+def account(counters: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    """Return how many records took effect, and how many did not, by reason."""
+    dropped = {k: n for k, n in counters.items() if k == "repeats" or k.startswith(("skipped_", "dropped_"))}
+    return sum(n for k, n in counters.items() if k in _EFFECT), dropped
 
 
 @cache

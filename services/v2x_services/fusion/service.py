@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from v2x.errors import BrokerError, SnapshotError
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services import topics
-from v2x_services.fusion.cores import INPUT_TOPICS, Cores, code_version
+from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account, code_version
 from v2x_services.fusion.snapshots import Label, SnapshotStore
 from v2x_services.fusion.stage import Core, Stage, Steps
 from v2x_services.fusion.tails import OUTPUT_TOPICS, Position, last_positions
@@ -61,6 +62,7 @@ class _Place:
     store: SnapshotStore
     label: Label
     due: float
+    before: tuple[int, dict[str, int]]  # the core's books when this process took it over
     pending: _Pending | None = None
 
 
@@ -157,7 +159,7 @@ class Fusion:
             if furthest >= ends[tp]:
                 raise SnapshotError(
                     f"{tp.topic}-{tp.partition} ends at {ends[tp]}, but offset {furthest} was already fused: the log "
-                    f"has lost its end (a power cut?). Delete the topics and run `v2x topics apply` to begin a new world"
+                    f"has lost its end (a power cut?). Delete the topics, then `v2x topics apply` begins a new world"
                 )
             self._consumer.seek(tp, label.position + 1)
             stage = Stage(
@@ -165,7 +167,7 @@ class Fusion:
             )
             # Spread over the interval, so that not all partitions snapshot in one go.
             due = now + self._settings.snapshot_s * (1 + i / len(loaded))
-            self._places[tp] = _Place(stage, store, label, due)
+            self._places[tp] = _Place(stage, store, label, due, account(core.counters))
 
     def _load(self, topic: str, partition: int, partitions: int, generation: str) -> tuple[SnapshotStore, Label, Core]:
         """Return store, label and core of a partition: from its snapshot if there is one of this world."""
@@ -301,6 +303,24 @@ class Fusion:
             if high is not None:
                 lag = max(0, high - 1 - place.stage.core.position)
                 m.set("v2x_fusion_lag_records", lag, topic=tp.topic, partition=str(tp.partition))
+        self._account()
+
+    def _account(self) -> None:
+        """Bring the cores' books into the metrics: what this process added to them."""
+        effect: Counter[str] = Counter()
+        dropped: Counter[tuple[str, str]] = Counter()
+        for tp, place in self._places.items():
+            counters = place.stage.core.counters
+            took, left = account(counters)
+            took_before, left_before = place.before
+            effect[tp.topic] += took - took_before
+            dropped.update({(tp.topic, reason): n - left_before.get(reason, 0) for reason, n in left.items()})
+            if "tracks" in counters:
+                self._metrics.set("v2x_fusion_tracks", counters["tracks"], partition=str(tp.partition))
+        for topic, n in effect.items():
+            self._metrics.set("v2x_fusion_fused_total", n, topic=topic)
+        for (topic, reason), n in dropped.items():
+            self._metrics.set("v2x_fusion_dropped_total", n, topic=topic, reason=reason)
 
 
 def export_sink(metrics: Metrics, sink: LogSink) -> None:

@@ -27,9 +27,20 @@ _NO_HEADERS: Final[Headers] = []  # shared; the sink does not change it
 class Core(Protocol):
     """A pure function of one partition's log: road fusion's Engine, or GantryStage."""
 
-    generation: str | None
-    position: int
-    counters: dict[str, int]
+    @property
+    def generation(self) -> str | None:
+        """UUID of the world that its input belongs to."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Last input offset taken in; -1 before the first."""
+        ...
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What became of the input (see cores.account)."""
+        ...
 
     def feed(self, records: Sequence[Record]) -> list[Output]:
         """Take records in order, return what they make."""
