@@ -196,10 +196,7 @@ class _Link(asyncio.Protocol):
         self._chunks.append(data)
         self._have += len(data)
         if self._have >= self._need:
-            try:
-                self._parse()
-            except ValueError as e:
-                self._fail(f"the broker sent what is not MQTT 5: {e}")
+            if not self._parse():
                 return
         now = self._loop.time()
         pace = self._config.pace_s
@@ -253,7 +250,8 @@ class _Link(asyncio.Protocol):
 
     # -- inside
 
-    def _parse(self) -> None:
+    def _parse(self) -> bool:
+        """Take whole packets; return False if they are no packets (what the listener raises is not the broker's)."""
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         view = memoryview(data)
         end, at = len(data), 0
@@ -267,6 +265,9 @@ class _Link(asyncio.Protocol):
                 packet, size = read(view[at:] if at else view)
             except IndexError:  # not all there yet
                 break
+            except ValueError as e:
+                self._fail(f"the broker sent what is not MQTT 5: {e}")
+                return False
             at += size
             if type(packet) is publish:
                 topics.append(packet.topic)
@@ -280,6 +281,7 @@ class _Link(asyncio.Protocol):
         self._need = _packet_length(self._chunks[0]) if self._chunks else 2
         if topics:
             self._source._arrived(Arrivals(self.epoch, self._source._clock.now_us(), topics, payloads, ids, retained))  # noqa: SLF001
+        return True
 
     def _control(self, packet: Any) -> None:
         match packet:

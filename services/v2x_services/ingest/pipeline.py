@@ -50,7 +50,7 @@ _POSITIONS: Final = {
     "bsm": ("bsm", "lat", "lon"),
     "rsm": ("rsm", "ref_lat", "ref_lon"),
     "rsi": ("rsi", "ref_lat", "ref_lon"),
-    "map": ("map.nodes", "lat", "lon"),
+    "map": ("map.nodes", "ref_lat", "ref_lon"),
     "rsu_hb": ("rsu_hb", "lat", "lon"),
     "gantry_hb": ("gantry_hb", "lat", "lon"),
     "pole_env": ("pole_env", "lat", "lon"),
