@@ -86,7 +86,7 @@ def world(truth: Truth, ledger: Ledger, change: Any = None) -> list[Frame]:
 
 
 def run(truth: Truth, ledger: Ledger, change: Any = None) -> Any:
-    return score_tracks(world(truth, ledger, change), json.loads, truth, ledger)
+    return score_tracks(world(truth, ledger, change), json.loads, truth, ledger, WINDOW)
 
 
 def covered_rows(truth: Truth, value: dict[str, Any]) -> list[int]:
@@ -103,6 +103,11 @@ def test_the_truth_scores_perfectly(truth: Truth, ledger: Ledger) -> None:
     assert got.position_rmse_m < 0.02
     assert got.gospa_m < 0.1
     assert got.objects > 40 * 3
+
+
+def test_only_the_window_counts(truth: Truth, ledger: Ledger) -> None:
+    got = score_tracks(world(truth, ledger), json.loads, truth, ledger, (1.5, 5.0))  # tracks are born until 2.0
+    assert got.samples == 16
 
 
 def test_a_shift_is_the_error_of_position(truth: Truth, ledger: Ledger) -> None:
@@ -169,7 +174,7 @@ def test_the_edge_is_clipped_but_pairs_across_it_are_kept(truth: Truth) -> None:
 def test_a_silent_zone_skips_the_instant(truth: Truth, ledger: Ledger) -> None:
     frames = world(truth, ledger)
     frames += [f._replace(zone="other") for f in frames[:10]]
-    got = score_tracks(frames, json.loads, truth, ledger)
+    got = score_tracks(frames, json.loads, truth, ledger, WINDOW)
     assert got.samples == 10
     assert got.skipped == 30
 

@@ -108,3 +108,12 @@ class Ledger:
         except (ValueError, KeyError, TypeError) as error:
             msg = f"ledger {folder} is broken: {error}"
             raise ConfigError(msg) from error
+
+
+def started_ms(folder: Path) -> float:
+    """Return when the simulator's first second began, wall time in ms UTC; 0 if it has not."""
+    try:
+        head = json.loads((folder / "devices.json").read_bytes())
+        return float(head.get("wall_t0_ms") or head["t0_ms"])
+    except (OSError, ValueError, KeyError):
+        return 0.0

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from v2x.errors import ConfigError
 
-from v2x_loadtest.audit.ledger import Ledger
+from v2x_loadtest.audit.ledger import Ledger, started_ms
 from v2x_loadtest.audit.log import Log, read_log
 from v2x_loadtest.audit.report import print_audit
 from v2x_loadtest.audit.verdict import judge
@@ -147,9 +147,7 @@ async def _drive(options: DemoOptions, stack: Stack, screen: Screen, ledger: Pat
     simulator = Simulator()
     status = screen.status
     status.of_s = options.duration
-    begin = time.time()
-    screen.t0_ms = begin * 1000
-    tasks = [asyncio.create_task(tail.run()), asyncio.create_task(_watch(stack, simulator, screen, begin))]
+    tasks = [asyncio.create_task(tail.run()), asyncio.create_task(_watch(stack, simulator, screen, ledger))]
     try:
         screen.phase(f"{options.scene}{' with faults' if options.chaos else ''}")
         running = asyncio.create_task(
@@ -208,7 +206,7 @@ async def _scrape(stack: Stack) -> dict[str, float]:
     return total
 
 
-async def _watch(stack: Stack, simulator: Simulator, screen: Screen, begin: float) -> None:
+async def _watch(stack: Stack, simulator: Simulator, screen: Screen, ledger: Path) -> None:
     """Keep the status line true. A service that was killed counts from 0 again, so totals never fall here."""
     status, base, last = screen.status, dict[str, float](), dict[str, float]()
 
@@ -221,7 +219,10 @@ async def _watch(stack: Stack, simulator: Simulator, screen: Screen, begin: floa
 
     while True:
         now = await _scrape(stack)
-        status.elapsed_s = min(time.time() - begin, status.of_s)
+        if not screen.t0_ms:
+            screen.t0_ms = started_ms(ledger)
+        if screen.t0_ms:
+            status.elapsed_s = min(max(time.time() - screen.t0_ms / 1000, 0.0), status.of_s)
         status.published, status.acknowledged = simulator.published, simulator.acknowledged
         status.in_kafka = total("v2x_ingest_forwarded_total", now)
         status.dead = total("v2x_ingest_dead_letters_total", now)

@@ -75,7 +75,7 @@ def score(log: Log, scene: Scene, ledger: Ledger) -> Score:
     window = ledger.window_s()
     return Score(
         events=score_events(log.events, truth, ledger, window),
-        tracks=score_tracks(log.frames, log.decode, truth, ledger),
+        tracks=score_tracks(log.frames, log.decode, truth, ledger, window),
         travel=score_travel(log.links, scene, ledger),
         ledger=ledger,
         window_s=window,

@@ -25,6 +25,7 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 SAMPLE_MS: Final = FRAME_KEEP_MS
 NEAR_MS: Final = 75  # a zone's frame may be this far from the sample's time
+BIRTH_S: Final = 0.5  # after the window begins: sensors were just switched on, tracks need some scans
 _METRICS: Final = (
     "mota",
     "idf1",
@@ -68,20 +69,20 @@ class Estimates:
 
 def samples(
     frames: list[Frame], decode: Callable[[bytes], Mapping[str, Any]], truth: Truth
-) -> tuple[dict[float, Estimates], int]:
-    """Return estimates by time (ms UTC), and how many instants were skipped because a zone was silent."""
+) -> tuple[dict[float, Estimates], list[float]]:
+    """Return estimates by time (ms UTC), and the times that were skipped because a zone was silent."""
     slots: dict[int, dict[str, Frame]] = defaultdict(dict)
     for frame in frames:
         if frame.value is not None:
             slots[frame.event_ms // SAMPLE_MS].setdefault(frame.zone, frame)
     zones = {frame.zone for frame in frames}
     out: dict[float, Estimates] = {}
-    skipped = 0
+    skipped: list[float] = []
     for slot in sorted(slots):
         here = slots[slot]
         when = sum(frame.event_ms for frame in here.values()) / len(here)
         if set(here) != zones or any(abs(frame.event_ms - when) > NEAR_MS for frame in here.values()):
-            skipped += 1
+            skipped.append(when)
             continue
         out[when] = _together([_estimates(decode(f.value), when, truth) for f in here.values() if f.value is not None])
     return out, skipped
@@ -107,18 +108,22 @@ def _together(parts: list[Estimates]) -> Estimates:
 
 
 def score_tracks(
-    frames: list[Frame], decode: Callable[[bytes], Mapping[str, Any]], truth: Truth, ledger: Ledger
+    frames: list[Frame],
+    decode: Callable[[bytes], Mapping[str, Any]],
+    truth: Truth,
+    ledger: Ledger,
+    window_s: tuple[float, float],
 ) -> TrackScore:
-    """Score all sampled frames within the recording."""
+    """Score the sampled frames of the window (scene seconds) in which devices spoke."""
+    begin, end = window_s[0] + BIRTH_S, min(window_s[1], truth.scene.duration_s)
     taken, skipped = samples(frames, decode, truth)
-    out = TrackScore(skipped=skipped)
+    out = TrackScore(skipped=sum(begin <= ledger.scene_s(when) <= end for when in skipped))
     accumulator = motmetrics.MOTAccumulator(auto_id=True)
     squares: list[F64] = []
     distances, localisation, missed, false, ids = [], 0.0, 0, 0, set[int]()
     for when, seen in taken.items():
         t_s = ledger.scene_s(when)
-        if not 0 <= t_s < truth.scene.duration_s:
-            out.skipped += 1
+        if not begin <= t_s <= end:
             continue
         now = truth.at(t_s)
         objects, estimates = np.stack([now.east, now.north], 1), np.stack([seen.east, seen.north], 1)
