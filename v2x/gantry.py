@@ -99,6 +99,8 @@ class GantryStage:
         value = dict(zip(table.fields, table.data[row].tolist(), strict=True))
         gantry = batch.text(schema, row, "gantry_hex")
         vehicle = _pseudonym(record.key)
+        if vehicle == batch.text(schema, row, "device"):
+            vehicle = ""  # nothing was read: ingest keys such a record by its gantry
         known = self.zones.gantries.get(gantry)
         if not vehicle:
             self._count("dropped_no_vehicle")

@@ -194,12 +194,14 @@ def test_flags_alone_are_no_event_and_a_flag_elsewhere_is_not_this_vehicles():
     assert w.det.counters["flag_without_track"] > 0
 
 
-def test_a_rotating_temporary_id_is_still_one_witness():
+def test_a_vehicle_whose_id_rotates_and_that_rsus_relay_is_still_one_witness():
     w = motorway()
     w.run(
         [parked(1, 500.0, lane=4, arrives=3.0)],
         20.0,
-        lambda t: w.det.bsm_flags(bsm(t, 500.0, 4, flags=FLAG_HAZARD) | {"temp_id": f"id{int(t) // 5}"}),
+        lambda t: w.det.bsm_flags(
+            bsm(t, 500.0, 4, flags=FLAG_HAZARD, device="OBU-1" if int(t) % 2 else "RSU-2") | {"temp_id": f"id{t // 5}"}
+        ),
     )
     assert len(w.changes) == 1
 

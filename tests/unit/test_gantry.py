@@ -249,3 +249,11 @@ def test_what_was_taken_in_is_not_taken_in_again_and_other_snapshots_are_refused
     for bad in (b"{", json.dumps(blob | {"zones": "0"}).encode(), json.dumps(blob | {"seen": [1]}).encode()):
         with pytest.raises(SnapshotError):
             GantryStage.restore(ZONES, DECODER, CODEC, 3, PARTITIONS, bad)
+
+
+def test_a_record_that_names_no_vehicle_is_keyed_by_its_gantry_and_pairs_with_nobody():
+    w = World()
+    w.trade("G", "A", 0.0)
+    w.trade("G", "B", 27.0, last_gantry_hex="00000A", last_gantry_ms=T0)
+    assert w.out == []
+    assert w.stage.counters["dropped_no_vehicle"] == 2

@@ -203,9 +203,10 @@ class Detector:
         ts, bits, device, ref = self._flagged.get(track, (0, 0, "", ""))
         wanted = {"standing": _STANDING_FLAGS, "hard braking": FLAG_HARD_BRAKING}.get(event.group, 0)
         if bits & wanted:
-            mine = [key for key in event.reports if key[1] == BSM and key[0] == device]
-            for key in mine:  # the temporary id rotates; the sender is one
-                ref = key[2]
+            for key in event.reports:  # temporary ids rotate and RSUs relay: the vehicle is one witness all the same
+                if key[1] == BSM:
+                    device, ref = key[0], key[2]
+                    break
             self.book.testify(event, Source(device, BSM, ref, _BSM_CONFIDENCE, ts, 0))
 
     # -- jams and things --------------------------------------------------------------------------------------------
