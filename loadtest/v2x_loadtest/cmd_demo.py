@@ -30,7 +30,10 @@ def demo(
 
     signal.signal(signal.SIGTERM, _as_ctrl_c)
     options = DemoOptions(scene, duration, offset, chaos, scale, seed, out, keep)
-    code = run_demo(options, Console(highlight=False))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a log file has no right edge
+    code = run_demo(options, console)
     if code:
         raise typer.Exit(code)
 

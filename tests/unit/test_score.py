@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -297,6 +298,18 @@ def test_what_the_window_cannot_hold_is_apart(truth: Truth, ledger: Ledger, stop
     assert stop.id in {event.id for event, _, _ in got.apart}
 
 
+def test_what_is_optional_is_apart_however_often_it_is_told(truth: Truth, ledger: Ledger, stop: TruthEvent) -> None:
+    events = truth.scene.events
+    try:
+        truth.scene.events = [replace(stop, details={"optional": "just misses its rule"})]
+        got = score_events([told(truth, stop), told(truth, stop, id_="again")], truth, ledger, WINDOW)
+        assert [(event.id, why) for event, why, _ in got.apart] == [(stop.id, "optional: just misses its rule")]
+        assert got.precision is None
+        assert got.recall is None
+    finally:
+        truth.scene.events = events
+
+
 def test_a_report_of_a_kind_without_truth_is_not_invented(truth: Truth, ledger: Ledger, stop: TruthEvent) -> None:
     fog = told(truth, stop, kind="FOG", source=1, id_="fog")
     ghost = told(truth, stop, kind="FOG", source=0, id_="ghost")
@@ -307,7 +320,7 @@ def test_a_report_of_a_kind_without_truth_is_not_invented(truth: Truth, ledger: 
 
 def test_a_congestion_matches_along_its_queue(truth: Truth, ledger: Ledger, stop: TruthEvent) -> None:
     head, tail = (stop.lat, stop.lon), (stop.lat - 400 / 111_000, stop.lon)
-    details = {"queue": [{"t_s": 30.0, "tail_lat": tail[0], "tail_lon": tail[1]}]}
+    details = {"seconds": [{"t": 30.0, "tail_lat": tail[0], "tail_lon": tail[1]}]}
     jam = TruthEvent("C", "CONGESTION", 707, *head, 20.0, 50.0, 5.0, stop.link, 1, [], True, details)
     events = truth.scene.events
     try:

@@ -13,21 +13,21 @@ from v2x_loadtest.latency import Latency
 
 SHOWN_FAULTS: Final = 10
 _HOPS: Final = {
-    "publish_to_ingest": "sent → ingest has it",
-    "ingest_to_kafka": "ingest → in Kafka",
-    "publish_to_kafka": "sent → in Kafka",
-    "kafka_to_track": "Kafka → in a track frame",
-    "publish_to_track": "sent → in a track frame",
-    "publish_to_event": "sent → event is out",
+    "publish_to_ingest": "sent → ingest",
+    "ingest_to_kafka": "ingest → Kafka",
+    "publish_to_kafka": "sent → Kafka",
+    "kafka_to_track": "Kafka → track",
+    "publish_to_track": "sent → track",
+    "publish_to_event": "sent → event",
 }
 
 
 def account_table(verdict: Verdict) -> RenderableType:
     """Return the account by message type, and what is wrong below it."""
     table = Table(title="Audit: what became of every message", title_justify="left")
-    table.add_column("type")
-    for name in ("published", "acknowledged", "in Kafka", "raw copies", "dead letters", "fused", "unacked", "lost"):
-        table.add_column(name, justify="right")
+    table.add_column("type", no_wrap=True)
+    for name in ("published", "acked", "in Kafka", "copies", "dead", "fused", "unacked", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
     rows = [*verdict.account.by_type().items(), ("all", verdict.account)]
     for name, part in rows:
         dead = sum(part.dead.values())
@@ -83,14 +83,14 @@ def _remarks(verdict: Verdict) -> list[Text]:
 def latency_table(latency: Latency) -> Table:
     """Return the latency of every hop, and age below."""
     table = Table(title="Latency from the intended send time, ms", title_justify="left")
-    table.add_column("hop")
+    table.add_column("hop", no_wrap=True)
     names = ("p50", "p90", "p99", "p999", "max", "n")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     rows: list[tuple[str, dict[str, Any]]] = [
         (label, latency.hops[hop]) for hop, label in _HOPS.items() if hop in latency.hops
     ]
-    rows += [(f"age: measured → {name}", row) for name, row in latency.age.items()]
+    rows += [(f"age at {name}", row) for name, row in latency.age.items()]
     for label, row in rows:
         table.add_row(label, *(_number(row[name]) for name in names))
     return table

@@ -28,7 +28,7 @@ from v2x_loadtest.audit.verdict import judge
 from v2x_loadtest.demo.faults import inflict
 from v2x_loadtest.demo.result import result
 from v2x_loadtest.demo.scrape import scrape
-from v2x_loadtest.demo.screen import Screen
+from v2x_loadtest.demo.screen import Screen, Status
 from v2x_loadtest.demo.simulator import Simulator
 from v2x_loadtest.demo.tail import EventTail
 from v2x_loadtest.latency import measure
@@ -79,6 +79,7 @@ def run_demo(options: DemoOptions, console: Console) -> int:
                 "dim",
             )
             log, summary = asyncio.run(_drive(options, stack, screen, ledger_dir))
+            screen.status = Status()
             screen.phase("stopping")
         screen.phase("counting")
         ledger = Ledger.load(ledger_dir)

@@ -7,8 +7,8 @@ the truth lasted or shortly after. One to one, the best pairs first (assignment)
 * Kinds of one group are stages of one incident (stopped, then broken down): the higher rank, told at the right place
   and time, covers the lower; a stage told on the way to a true higher one is not invented.
 * A second event for a truth that already has one is *repeated*, and counts against precision.
-* A true event that sensors cannot see, or of which the window holds too little, is *apart*: neither its finding nor its
-  absence counts.
+* A true event that sensors cannot see, of which the window holds too little, or which the scene calls optional (it is
+  at its rule's limits, or another event says it better) is *apart*: neither its finding nor its absence counts.
 * What only others reported (RSI, pole) of a kind the scene has no truth of is *reported*: fusion did not invent it.
 """
 
@@ -79,7 +79,9 @@ class EventScore:
     invented: list[Told] = field(default_factory=list)
     repeated: list[tuple[Told, TruthEvent]] = field(default_factory=list)
     apart: list[tuple[TruthEvent, str, bool]] = field(default_factory=list)  # why, and whether it was told all the same
-    stages: list[tuple[Told, TruthEvent]] = field(default_factory=list)  # of a true incident of higher rank
+    stages: list[tuple[Told, TruthEvent]] = field(
+        default_factory=list
+    )  # of a higher true incident, or of what is apart
     reported: list[Told] = field(default_factory=list)
 
     @property
@@ -181,18 +183,18 @@ def _judge_told(
 ) -> None:
     """Give each told event that stands for no truth its verdict."""
     kinds = {event.kind for event in true}
-    found = {match.truth.id for match in out.matches} | {event.id for event, _, was_told in out.apart if was_told}
+    found, apart = {match.truth.id for match in out.matches}, {event.id for event, _, _ in out.apart}
     for t in left:
         mine = [j for j, (other, _) in enumerate(rows) if other is t]
         near = [
-            (rows[j][1] != true[i].kind, float(gap[i, j]), i)
+            (true[i].id in apart, rows[j][1] != true[i].kind, float(gap[i, j]), i)
             for i in range(len(true))
             for j in mine
             if gap[i, j] <= PLACE_M
         ]
-        if near:  # the same kind before another stage, then the nearest
-            other_stage, _, i = min(near)
-            if other_stage and true[i].id not in found:
+        if near:  # what must be told before what is apart, the same kind before another stage, then the nearest
+            is_apart, other_stage, _, i = min(near)
+            if is_apart or (other_stage and true[i].id not in found):
                 out.stages.append((t, true[i]))
             else:
                 out.repeated.append((t, true[i]))
@@ -219,6 +221,8 @@ def _why_apart(event: TruthEvent, window_s: tuple[float, float]) -> str:
     """Return why a true event cannot be judged; empty if it can."""
     if not event.observable:
         return "no sensor can see it"
+    if event.details.get("optional"):
+        return f"optional: {event.details['optional']}"
     start, end = max(event.start_s, window_s[0]), window_s[1]
     if start > event.start_s and event.end_s is not None:
         end = min(end, event.end_s)
@@ -251,13 +255,12 @@ def _gap(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 
 def _extent(event: TruthEvent, t_s: float, truth: Truth) -> list[tuple[float, float]]:
-    """Return the ends of a congestion's queue at ``t_s``, from the truth's second-by-second account."""
-    rows = event.details.get("queue") or []
+    """Return the tail of a congestion's queue at ``t_s``, from the truth's account of every second."""
+    rows = event.details.get("seconds") or []
     if event.kind != "CONGESTION" or not rows:
         return []
-    row = min(rows, key=lambda r: abs(r["t_s"] - t_s))
-    ends = [(row.get(f"{end}_lat"), row.get(f"{end}_lon")) for end in ("head", "tail")]
-    return [_local(truth, lat, lon) for lat, lon in ends if lat is not None and lon is not None]
+    row = min(rows, key=lambda r: abs(r["t"] - t_s))
+    return [_local(truth, row["tail_lat"], row["tail_lon"])]
 
 
 def _to_line(here: tuple[float, float], places: list[tuple[float, float]]) -> float:
