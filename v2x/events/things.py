@@ -42,7 +42,6 @@ class Things:
     def __init__(self, rules: Mapping[str, Rule]) -> None:
         """Begin with an empty road."""
         self.rules = rules
-        self.limits = rules["DEBRIS"]
         self.items: list[Thing] = []
         self.count = 0
 
@@ -52,7 +51,7 @@ class Things:
         if kind is None:
             return
         for thing in self.items:
-            if thing.kind == kind and hypot(thing.east - east, thing.north - north) <= self.limits.limit("same_m"):
+            if thing.kind == kind and hypot(thing.east - east, thing.north - north) <= self.rules[kind].limit("same_m"):
                 thing.reports += 1
                 thing.last_ms = max(thing.last_ms, ts_ms)
                 if self.rules[kind].moving:
@@ -67,12 +66,12 @@ class Things:
         stay: list[Thing] = []
         for thing in self.items:
             dwell = self.rules[thing.kind].dwell_ms
-            if now - thing.last_ms > self.limits.limit("gone_ms"):
+            if now - thing.last_ms > self.rules[thing.kind].limit("gone_ms"):
                 if thing.told:
                     out.append((thing, False))
                 continue
             stay.append(thing)
-            enough = thing.reports >= self.limits.limit("reports")
+            enough = thing.reports >= self.rules[thing.kind].limit("reports")
             if not thing.told and enough and thing.last_ms - thing.first_ms >= dwell:
                 thing.told = True
                 out.append((thing, True))
