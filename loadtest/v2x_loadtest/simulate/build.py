@@ -6,6 +6,7 @@ the scene; devices have phases within it, so they do not send at one instant. Co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,13 @@ class Generator:
 
     def step(self) -> Step:
         """Return the messages of the next step."""
+        for made in self.parts():
+            if made is not None:
+                return made
+        raise AssertionError
+
+    def parts(self) -> Iterator[Step | None]:
+        """Make the next step in parts of some ms each, for a caller that has other things to do; the last one is it."""
         k = self.next_step
         self.next_step += 1
         at = k % self._steps
@@ -91,9 +99,12 @@ class Generator:
         road = motion(self.scene, at)
         scans = self.sensors.sense(k, road)
         rows, temp = self._moving(k, road, scans.first, out)
+        yield None
         self._steady.speak(k, out)
+        yield None
         self._tolls(k, out)
-        return self._finish(k, out, scans.parts, rows, temp)
+        yield None
+        yield self._finish(k, out, scans.parts, rows, temp)
 
     def _moving(self, k: int, road: Any, first: I8, out: Collected) -> tuple[Any, Any]:
         """Add RSMs, BSMs and the BSMs that RSUs relay."""

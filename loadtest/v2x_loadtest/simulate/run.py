@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from v2x_loadtest.simulate.build import Generator
 from v2x_loadtest.simulate.ledger import Ledger, rows_of
 from v2x_loadtest.simulate.link import Broker, DeviceLink
 from v2x_loadtest.simulate.options import Options
-from v2x_loadtest.simulate.step import MESSAGE
+from v2x_loadtest.simulate.step import MESSAGE, Step
 
 LEAD_US: Final = 250_000  # content is made so long before its step begins
 _START_S: Final = 0.6  # between the last connection and scene second ``offset``; more than LEAD_US
@@ -95,6 +96,7 @@ class Run:
         self._head = 0
         self._intended: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._rows = rows_of(self._pending)
+        self._making: Iterator[Step | None] | None = None
         self._blobs: dict[int, bytes] = {}
         self._links: list[DeviceLink] = []
 
@@ -166,6 +168,8 @@ class Run:
             }
         )
         self._cpu0 = time.process_time()
+        gc.collect()
+        gc.freeze()  # a full collection over all scenes and devices would stall the sending
         watch = asyncio.ensure_future(self._watch())
         self._tick()
         try:
@@ -178,6 +182,7 @@ class Run:
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
+            gc.unfreeze()
         self._broker.account()
         self._ledger.flush()
 
@@ -190,22 +195,25 @@ class Run:
             return
         now = time.time_ns() // 1000
         source = self._source
-        if not source.done and source.wall_us(source.next_step) - now < LEAD_US:
-            self._make()
+        if self._making is None and not source.done and source.wall_us(source.next_step) - now < LEAD_US:
+            self._making = source.parts()
+        if self._making is not None and (made := next(self._making)) is not None:
+            self._making = None
+            self._take(made)
         self._send_due(now)
-        if source.done and self._head == len(self._pending):
+        if source.done and self._making is None and self._head == len(self._pending):
             self._ended.set()
             return
-        wait = _IDLE_S
+        wait = 0.0 if self._making is not None else _IDLE_S
         if self._head < len(self._pending):
-            wait = (int(self._intended[self._head]) - time.time_ns() // 1000) / 1e6
+            wait = min(wait, (int(self._intended[self._head]) - time.time_ns() // 1000) / 1e6)
         asyncio.get_running_loop().call_later(min(max(wait, _TICK_S), _IDLE_S), self._tick)
 
-    def _make(self) -> None:
-        step = self._source.next_step
-        made = self._source.step()
+    def _take(self, made: Step) -> None:
+        """Put a step's messages into the schedule."""
         if not len(made.messages):
             return
+        step = int(made.messages["step"][0])
         self._blobs[step] = made.blob
         rest = self._pending[self._head :]
         pending = np.concatenate([rest, made.messages])
