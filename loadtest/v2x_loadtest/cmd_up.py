@@ -37,13 +37,13 @@ def up(
     kafka: KafkaAt = None,
     mqtt: Annotated[str | None, typer.Option(help="A running MQTT broker, host:port, instead of our own.")] = None,
     partitions: Annotated[int | None, typer.Option(help="Partitions of each topic (default 8).")] = None,
-    shards: Annotated[int | None, typer.Option(help="Ingest processes.")] = None,
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="Take free ports; run.json tells them.")] = False,
 ) -> None:
     """Start brokers, topics, ingest and fusion; restart what dies; Ctrl-C stops all cleanly.
 
     Kafka listens on 9092 and MQTT on 1883 of the loopback, unless the settings say that they run elsewhere.
     """
-    s = Settings.load(config, kafka_bootstrap=kafka, partitions=partitions, ingest_shards=shards, zones_path=zones)
+    s = Settings.load(config, kafka_bootstrap=kafka, partitions=partitions, zones_path=zones)
     origin = {name: where for name, (_, where, _) in s.provenance().items()}
     given_mqtt = (s.mqtt_host, s.mqtt_port) if origin["mqtt_host"] != "default" else None
     if mqtt:
@@ -58,9 +58,9 @@ def up(
         shards=s.ingest_shards,
         kafka_bootstrap=s.kafka_bootstrap if origin["kafka_bootstrap"] != "default" else None,
         mqtt=given_mqtt,
-        kafka_port=9092,
-        mqtt_port=s.mqtt_port,
-        metrics_ports=(s.ingest_metrics_port, s.fusion_metrics_port),
+        kafka_port=0 if free_ports else 9092,
+        mqtt_port=0 if free_ports else s.mqtt_port,
+        metrics_ports=(0, 0) if free_ports else (s.ingest_metrics_port, s.fusion_metrics_port),
         key_file=s.key_file,
         say=prefixed,
     )
@@ -73,11 +73,14 @@ def up(
         for name, service in stack.services.items():
             prefixed("up", f"{name} is ready: {service.url}/metrics")
         prefixed("up", f"ready: MQTT {stack.mqtt_host}:{stack.mqtt_port}, Kafka {stack.kafka_bootstrap}; Ctrl-C stops")
+        (stack.run_dir / "run.json").write_text(json.dumps(stack.places(), indent=1) + "\n")
         asked.wait()
     except KeyboardInterrupt:
         pass
     finally:
+        asked.set()  # a second Ctrl-C does not break off the clean stop
         prefixed("up", "stopping")
+        (stack.run_dir / "run.json").unlink(missing_ok=True)
         stack.stop()
 
 

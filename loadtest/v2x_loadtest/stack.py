@@ -147,6 +147,17 @@ class Stack:
             partitions=self.partitions,
         )
 
+    def places(self) -> dict[str, object]:
+        """Return where everything is, JSON-able."""
+        parts = {"kafka": self.kafka, "mosquitto": self.mosquitto, **self.services}
+        return {
+            "kafka": self.kafka_bootstrap,
+            "mqtt": f"{self.mqtt_host}:{self.mqtt_port}",
+            "zones": str(self.zones),
+            "metrics": {name: service.url for name, service in self.services.items()},
+            "pids": {name: part.pid for name, part in parts.items() if part is not None},
+        }
+
     def start(self) -> Self:
         """Start all and wait until every service is ready; stops what it started if that fails."""
         self.run_dir.mkdir(parents=True, exist_ok=True)

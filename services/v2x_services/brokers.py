@@ -100,6 +100,18 @@ class Broker(Process):
         self.host = host
         self.port = port or free_port(host)
 
+    def check(self) -> None:
+        """Raise BrokerError if something else has our port: the broker itself would say it in 40 lines."""
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind((self.host, self.port))
+            except OSError as e:
+                msg = (
+                    f"{self.name} cannot listen on {self.host}:{self.port} ({e.strerror}): stop what does, or change it"
+                )
+                raise BrokerError(msg) from e
+
 
 class Kafka(Broker):
     """One KRaft node, broker and controller in one process, heap 512 MiB."""

@@ -31,6 +31,9 @@ class Process:
         self._on_line = on_line
         self._pump: threading.Thread | None = None
 
+    def check(self) -> None:
+        """Raise BrokerError if it cannot be started, for reasons that it would itself tell badly."""
+
     def command(self) -> Sequence[str]:
         """Return the command line, having made what it needs."""
         raise NotImplementedError
@@ -65,6 +68,7 @@ class Process:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stop_left_over()
+        self.check()
         _raise_open_files()
         command = self.command()
         with self.log_path.open("ab") as log:
