@@ -54,7 +54,6 @@ async def read_all(bootstrap: str, topic: str, partition: int) -> list[Written]:
         consumer.assign([tp])
         end = (await consumer.end_offsets([tp]))[tp]
         rows: list[Written] = []
-        await consumer.seek_to_beginning(tp)
         while await consumer.position(tp) < end:
             got = await consumer.getmany(tp, timeout_ms=500)
             rows += [Written(r.key, r.value, tuple(r.headers)) for r in got.get(tp, [])]

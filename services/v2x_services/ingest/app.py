@@ -191,8 +191,7 @@ class Ingest:
         """Stop reading, let what is on its way become durable and acknowledged, then disconnect."""
         for source in self._sources.values():
             source.pause()
-        for sink in self._sinks.values():
-            await sink.stop(_DRAIN_S)
+        await asyncio.gather(*(sink.stop(_DRAIN_S) for sink in self._sinks.values()))
         for source in self._sources.values():
             await source.stop()
 

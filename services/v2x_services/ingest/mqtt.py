@@ -195,9 +195,8 @@ class _Link(asyncio.Protocol):
         """Take all whole packets, and pause if this is what load looks like."""
         self._chunks.append(data)
         self._have += len(data)
-        if self._have >= self._need:
-            if not self._parse():
-                return
+        if self._have >= self._need and not self._parse():
+            return
         now = self._loop.time()
         pace = self._config.pace_s
         if now - self._last_read < 2 * pace and self._resume_timer is None and self._transport is not None:
