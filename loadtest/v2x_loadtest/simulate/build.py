@@ -67,9 +67,9 @@ class Generator:
         )
         self._tolling = Tolling(scene, options.offset, self.fleet.copies, options.gantries, toll_rng)
         self._clock = Clock(self.time, self.fleet)
-        self._steady = Steady(scene, self.fleet, self._clock, self._tails, self._tolling, slow_rng)
+        self._steady = Steady(scene, self.fleet, self._clock, self._tails, self._tolling, options.wants, slow_rng)
         self._count0 = fleet_rng.integers(0, 128, (len(self.fleet), len(UPLINKS)))
-        self._wanted = np.array([options.types is None or row.type in options.types for row in UPLINKS])
+        self._wanted = np.array([options.wants(row.type) for row in UPLINKS])
 
     @property
     def done(self) -> bool:
@@ -154,7 +154,7 @@ class Generator:
         f = self.fleet
         for at_s, copy, s in self._tolling.due(k):
             device = int(f.at[copy, s.base])
-            if device >= 0:
+            if device >= 0 and self._wanted[s.code]:
                 clocks = [self._clock.reader(int(f.at[copy, b])) for b in (s.base, self._tolling.before(s))]
                 ts, record = self._tolling.record(s, copy, f.copies, *clocks)
                 out.add_raw(

@@ -97,6 +97,10 @@ class Options:
     gantries: GantryModel = field(default_factory=GantryModel)
     bad: tuple[str, float] | None = None  # device, share of its messages that are cut short (flag 2 in the ledger)
 
+    def wants(self, type_: str) -> bool:
+        """Say whether messages of a type are asked for."""
+        return self.types is None or type_ in self.types
+
     def check(self, scene_s: float) -> None:
         """Raise ConfigError for what cannot be done with a scene of ``scene_s`` seconds."""
         known = {row.type for row in UPLINKS}

@@ -42,8 +42,16 @@ class Steady:
     """All scheduled speakers of a fleet."""
 
     def __init__(
-        self, scene: Scene, fleet: Fleet, clock: Clock, tails: Tails, tolling: Tolling, rng: np.random.Generator
+        self,
+        scene: Scene,
+        fleet: Fleet,
+        clock: Clock,
+        tails: Tails,
+        tolling: Tolling,
+        wanted: Callable[[str], bool],
+        rng: np.random.Generator,
     ) -> None:
+        """``wanted(type)``: whether messages of a type are asked for."""
         self._scene, self._fleet, self._clock, self._tails, self._tolling = scene, fleet, clock, tails, tolling
         self._rng = rng
         self._steps = round(scene.duration_s / scene.step_s)
@@ -68,11 +76,12 @@ class Steady:
             ("env", self._of("pole"), self._pole),
             ("status", self._of("pile"), self._pile),
         ):
-            self._speakers.append((slots(devices, PERIOD[name]), speak))
+            if wanted(name):
+                self._speakers.append((slots(devices, PERIOD[name]), speak))
         # Piles: (until, device) of each present state.
         self._pile_state: dict[int, tuple[int, float]] = {}
         self._pile_ends: list[tuple[float, int]] = []
-        for device in self._of("pile"):
+        for device in self._of("pile") if wanted("status") else ():
             n = int(rng.integers(len(_PILE_S)))
             self._pile_state[device] = (_PILE_S[n][0], 0.0)
             heappush(self._pile_ends, (float(rng.uniform(0, _PILE_S[n][1])), device))
