@@ -236,7 +236,9 @@ def test_queues_side_by_side_and_over_a_link_end_are_one():
     w.run(queue(8, 1030.0, 1) + queue(8, 1025.0, 2, 200) + queue(6, 1028.0, 3, 300), 30.0)
     assert len(w.ids("CONGESTION")) == 1
     assert len(w.ids("STOPPED_VEHICLE", "BREAKDOWN")) <= 3
-    assert w.of("CONGESTION")[-1][1].link == "M2"
+    last = w.of("CONGESTION")[-1][1]
+    assert last.link == "M2"
+    assert last.tracks == [100, 200, 300]  # the heads of its chains
 
 
 def test_queues_far_apart_or_on_other_carriageways_are_two():

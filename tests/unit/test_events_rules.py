@@ -253,6 +253,15 @@ def test_wrong_way():
     assert len(w.changes) <= 10  # no more than one a second
 
 
+def test_a_wrong_way_driver_that_turns_round_ends_it():
+    w = motorway()
+    before = Car(1, lambda t: 900.0 - 20.0 * t, lambda _t: 20.0, lane=1, heading=272.0)
+    w.run([before], 5.0)
+    w.run([Car(1, lambda t: 800.0 + 20.0 * (t - 5.0), lambda _t: 20.0, lane=1, heading=91.0)], 10.0)
+    assert w.told()[-1] == "WRONG_WAY ENDED"
+    assert seconds(w.changes[-1][1].end_ms) == pytest.approx(5.0)
+
+
 @pytest.mark.parametrize(("heading", "speed"), [(180.0, 20.0), (270.0, 1.0), (215.0, 20.0)])
 def test_across_or_creeping_back_is_not_the_wrong_way(heading, speed):
     w = motorway()

@@ -311,7 +311,7 @@ def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: 
             need = dwell[r]
             if r == BREAKDOWN and flagged:
                 need = np.int64(p[P_FLAG_DWELL])
-            if r in (STOPPED, BREAKDOWN) and not ints[i, MOVED]:
+            if r in (STOPPED, BREAKDOWN) and not ints[i, MOVED] and not flagged:  # clutter sets no flags
                 need += np.int64(p[P_UNSEEN])
             if ints[i, HELD + r] >= need and mature[i]:
                 out[count, 0], out[count, 1], out[count, 2], out[count, 3] = i, r, START, ints[i, SINCE + r]
