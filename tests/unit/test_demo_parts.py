@@ -29,6 +29,7 @@ def event(**given: Any) -> dict[str, Any]:
         "lat": 315_000_000,
         "lon": 1_203_000_000,
         "start_ms": T0 + 10_000,
+        "detected_ms": T0 + 15_000,
         "end_ms": 0,
         "trigger_ts_ms": T0 + 15_000,
         "trigger_rx_us": (T0 + 15_030) * 1000,
@@ -42,7 +43,7 @@ def test_an_event_is_told_with_its_delay_and_every_hop() -> None:
     assert "15.08 s ● ADDED" in line
     assert "STOPPED_VEHICLE 903 level 2" in line
     assert "M-E lane 2" in line
-    assert "+0.08 s" in line  # 5 s of dwell after the start at 10 s
+    assert "began 5.0 s ago, told 0.08 s after" in line
     assert "road→ingest 30 →Kafka 5 →event 45 ms" in line
 
 

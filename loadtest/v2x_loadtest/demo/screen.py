@@ -117,7 +117,7 @@ def event_line(seen: Seen, t0_ms: float) -> Text:
     line.append(f"  {value['link'] or value['zone']}{lane}")
     line.append(f"  {value['lat'] * 1e-7:.5f},{value['lon'] * 1e-7:.5f}", style="dim")
     if status == "ADDED":
-        line.append(f"  told {seen.after_s:+.2f} s after it was one", style="cyan")
+        line.append(f"  began {seen.dwell_s:.1f} s ago, told {seen.after_s:.2f} s after it was found", style="cyan")
     elif value["end_ms"]:
         line.append(f"  lasted {(value['end_ms'] - value['start_ms']) / 1000:.1f} s")
     hops = seen.hops()

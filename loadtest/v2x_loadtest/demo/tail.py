@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from v2x.events.catalogue import KINDS
 from v2x.topics import EVENTS
 
 from v2x_codecs.framing import unframe_kafka
@@ -30,10 +29,13 @@ class Seen:
 
     @property
     def after_s(self) -> float:
-        """Seconds from the moment it was an event by its rule (start and dwell) to being told."""
-        rule = KINDS.get(self.value["kind"])
-        start_ms = int(self.value["start_ms"])
-        return (self.stamp_ms - start_ms - (rule.dwell_ms if rule else 0)) / 1000
+        """Seconds from the event time at which its rule was fulfilled to being told."""
+        return (self.stamp_ms - int(self.value["detected_ms"])) / 1000
+
+    @property
+    def dwell_s(self) -> float:
+        """Seconds that it had lasted when it was found."""
+        return (int(self.value["detected_ms"]) - int(self.value["start_ms"])) / 1000
 
     def hops(self) -> list[tuple[str, float]]:
         """Return (hop, ms) of the message that made it; empty where a tick did."""
@@ -43,7 +45,7 @@ class Seen:
         rx = value["trigger_rx_us"] / 1000
         return [
             ("road→ingest", rx - value["trigger_ts_ms"]),
-            ("→Kafka", value["trigger_stamp_ms"] - rx),
+            ("→Kafka", max(value["trigger_stamp_ms"] - rx, 0.0)),  # stamps are whole milliseconds
             ("→event", self.stamp_ms - value["trigger_stamp_ms"]),
         ]
 
