@@ -49,6 +49,16 @@ class LazyGroup(typer.core.TyperGroup):
         self._called = args[0] if args else ""
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C is 130 as in a shell, a closed pipe (`v2x tail | head`) is no mistake."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Return the command that is called; of the others a stub with their help."""
         row = COMMANDS.get(cmd_name)
@@ -95,11 +105,8 @@ def main() -> None:
     except V2XError as e:
         typer.secho(f"v2x: {e}", fg="red", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # while still importing
         sys.exit(130)
-    except BrokenPipeError:  # `v2x tail | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from v2x.errors import BrokerError
 
-from v2x_services.topics import NO_KAFKA, bounds
+from v2x_services.topics import NO_KAFKA, bounds, partitions_of
 
 
 async def follow(
@@ -24,13 +24,9 @@ async def follow(
     try:
         try:
             await consumer.start()
-            present = await consumer.topics()
         except (KafkaError, OSError) as e:
             raise BrokerError(NO_KAFKA.format(bootstrap, type(e).__name__)) from e
-        missing = [name for name in names if name not in present]
-        if missing:
-            raise BrokerError(f"Kafka has no topic {', '.join(missing)}: run `v2x topics apply`")
-        tps = [TopicPartition(name, p) for name in names for p in sorted(consumer.partitions_for_topic(name) or ())]
+        tps = [TopicPartition(name, p) for name in names for p in sorted(await partitions_of(consumer, name))]
         begin, end = await bounds(consumer, tps)
         start = {tp: begin[tp] if last is None else max(begin[tp], end[tp] - last) for tp in tps}
         waiting = {tp for tp in tps if start[tp] < end[tp]} if to_end else set(tps)

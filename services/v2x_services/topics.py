@@ -103,7 +103,7 @@ async def generations(bootstrap: str, topics: Sequence[str]) -> dict[str, dict[i
     async with _started(consumer, bootstrap):
         found: dict[str, dict[int, str]] = {}
         for topic in topics:
-            parts = [TopicPartition(topic, p) for p in sorted(await _partitions(consumer, topic))]
+            parts = [TopicPartition(topic, p) for p in sorted(await partitions_of(consumer, topic))]
             begin, end = await bounds(consumer, parts)
             of = found[topic] = {tp.partition: "" for tp in parts}
             for tp in parts:
@@ -230,7 +230,8 @@ async def _wait(admin: Any, done: Any) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _partitions(consumer: Any, topic: str) -> set[int]:
+async def partitions_of(consumer: Any, topic: str) -> set[int]:
+    """Return the partitions of a topic; BrokerError if there is none of that name."""
     await consumer._client.force_metadata_update()  # noqa: SLF001  (no public way to ask before assigning)
     await consumer._client.add_topic(topic)  # noqa: SLF001
     parts = consumer.partitions_for_topic(topic)
