@@ -166,8 +166,9 @@ class Congestion:
         calm = np.full(len(view), self.rule.limit("enter_mps"))
         links = {link for jam in self.jams if jam.event_id for link in jam.spans}
         if links:
-            on = np.isin(road.lanes.link[np.maximum(view.lane, 0)], sorted(links)) & motor
-            calm[on] = self.rule.limit("exit_mps")
+            hot = np.zeros(len(road.links), dtype=np.bool_)
+            hot[list(links)] = True
+            calm[hot[road.lanes.link[np.maximum(view.lane, 0)]] & motor] = self.rule.limit("exit_mps")
         return calm
 
     def _groups(self, chains: list[Chain], road: Road) -> list[list[Chain]]:
@@ -284,11 +285,12 @@ class Congestion:
 
 def _chain(view: TrackView, road: Road, head: int, members: I64, way: F64) -> Chain:
     tail = int(members[np.argmax(way[members])])
+    links, half = road.lanes.link[view.lane[members]], view.length[members] / 2
+    rear, front = view.along[members] - half, view.along[members] + half
     spans: dict[int, list[float]] = {}
-    for row in members:
-        half = float(view.length[row]) / 2
-        along = float(view.along[row])
-        _join(spans, {int(road.lanes.link[view.lane[row]]): [along - half, along + half]})
+    for link in dict.fromkeys(links.tolist()):
+        on = links == link
+        spans[link] = [float(rear[on].min()), float(front[on].max())]
     length = float(way[tail] + view.length[tail])
     return Chain(head, tail, len(members), length, float(view.speed[members].sum()), spans, members.tolist())
 

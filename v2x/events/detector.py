@@ -177,7 +177,7 @@ class Detector:
     def _take_flags(self, view: TrackView) -> None:
         """Give each flag to the track nearest to where its BSM says it is."""
         reach = self.rules["BREAKDOWN"].limit("flag_m")
-        rows = dict(zip(self.table.id.tolist(), range(len(self.table.id)), strict=True)) if self._flags else {}
+        known = self.table.id
         for ts, east, north, bits, device, ref in self._flags:
             if not len(view):
                 break
@@ -188,8 +188,9 @@ class Detector:
                 self.counters["flag_without_track"] += 1
                 continue
             self._flagged[track] = (ts, bits, device, ref)
-            if bits & _STANDING_FLAGS and track in rows:
-                self.table.ints[rows[track], k.FLAG_MS] = ts
+            at = int(np.searchsorted(known, track))
+            if bits & _STANDING_FLAGS and at < len(known) and known[at] == track:
+                self.table.ints[at, k.FLAG_MS] = ts
             for group, mask in (("standing", _STANDING_FLAGS), ("hard braking", FLAG_HARD_BRAKING)):
                 event = self.book.of_track(track, group) if bits & mask else None
                 if event is not None:

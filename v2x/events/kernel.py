@@ -28,7 +28,7 @@ HELD, SINCE, OFF, ACTIVE = 0, RULE_COUNT, 2 * RULE_COUNT, 3 * RULE_COUNT
 MOVED, FLAG_MS, STOP_LINE_MS, SEEN_MS, INT_WIDTH = range(4 * RULE_COUNT, 4 * RULE_COUNT + 5)
 # Columns of a track's real row: speeds of the last second, then the last state.
 HISTORY: Final = 11
-EAST, NORTH, VEL_E, VEL_N, REAL_WIDTH = range(HISTORY, HISTORY + 5)
+EAST, NORTH, VEL_E, VEL_N, SLOWEST, REAL_WIDTH = range(HISTORY, HISTORY + 6)
 
 # Thresholds, in the order of ``parameters``.
 (
@@ -37,12 +37,12 @@ EAST, NORTH, VEL_E, VEL_N, REAL_WIDTH = range(HISTORY, HISTORY + 5)
     P_FLAG_DWELL, P_FLAG_HOLD,
     P_WRONG_COS, P_WRONG_ON, P_WRONG_OFF, P_WRONG_END, P_WRONG_IN,
     P_FAST_ON, P_FAST_OFF, P_FAST_NONE,
-    P_SLOW_ON, P_SLOW_OFF, P_SLOW_NONE, P_SLOW_STOP, P_SLOW_ACC, P_SLOW_GAP, P_SLOW_BEHIND, P_SLOW_AHEAD,
+    P_SLOW_ON, P_SLOW_OFF, P_SLOW_NONE, P_SLOW_STOP, P_SLOW_ACC, P_SLOW_GAIN, P_SLOW_GAP, P_SLOW_BEHIND, P_SLOW_AHEAD,
     P_BRAKE_ON, P_BRAKE_OFF, P_BRAKE_MAX, P_BRAKE_AGE,
     P_FOOT_AGE,
     P_EMER_ON, P_EMER_OFF, P_EMER_IN, P_EMER_ACC,
     P_COUNT,
-) = range(41)  # fmt: skip
+) = range(42)  # fmt: skip
 
 _PEDESTRIAN_CLASS: Final = 10
 _CYCLIST_CLASS: Final = 7
@@ -203,7 +203,6 @@ def conditions(
         if at < 0:
             for r in (STOPPED, BREAKDOWN, WRONG_WAY, OVERSPEED, SLOW, EMERGENCY):
                 out[i, r] = FROZEN
-            out[i, HARD_BRAKING] = NO
             continue
         queued = lead[i] >= 0 and gap[i] <= p[P_STOP_GAP] and speed[lead[i]] <= p[P_STOP_LEAD]
         to_end = lane_length[at] - along[i]
@@ -260,10 +259,16 @@ def conditions(
             follows = lead[i] >= 0 and gap[i] <= p[P_SLOW_GAP] and speed[lead[i]] < off
             if v >= off or v <= p[P_SLOW_STOP] or follows or by_jam or out[i, WRONG_WAY] == YES:
                 out[i, SLOW] = NO
-            elif accel > p[P_SLOW_ACC] or not has_history:
-                out[i, SLOW] = NO if not ints[i, ACTIVE + SLOW] else BAND
+            elif ints[i, ACTIVE + SLOW]:
+                out[i, SLOW] = BAND
             else:
-                out[i, SLOW] = YES if v < on else BAND
+                # Speeding up: now, or on the whole since it was slowest within the dwell.
+                if ints[i, SINCE + SLOW] == 0 or v < reals[i, SLOWEST]:
+                    reals[i, SLOWEST] = v
+                if accel > p[P_SLOW_ACC] or not has_history or v - reals[i, SLOWEST] > p[P_SLOW_GAIN]:
+                    out[i, SLOW] = NO
+                else:
+                    out[i, SLOW] = YES if v < on else BAND
 
         # On the hard shoulder.
         if lane_kind[at] == _LANE_EMERGENCY:

@@ -94,6 +94,7 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_SLOW_NONE, slow, "no_limit_mps"),
         (k.P_SLOW_STOP, slow, "stop_mps"),
         (k.P_SLOW_ACC, slow, "accel_mps2"),
+        (k.P_SLOW_GAIN, slow, "gain_mps"),
         (k.P_SLOW_GAP, slow, "queue_gap_m"),
         (k.P_SLOW_BEHIND, slow, "jam_behind_m"),
         (k.P_SLOW_AHEAD, slow, "jam_ahead_m"),
@@ -234,6 +235,7 @@ class TrackTable:
             if old[k.ACTIVE + rule] or old[k.HELD + rule] > mine[k.HELD + rule]:
                 for block in (k.HELD, k.SINCE, k.OFF, k.ACTIVE):
                     mine[block + rule] = old[block + rule]
+        self.reals[row, k.SLOWEST] = ghost.reals[k.SLOWEST]
         for column in (k.MOVED, k.FLAG_MS, k.STOP_LINE_MS):
             mine[column] = max(mine[column], old[column])
 
