@@ -106,6 +106,8 @@ def _blank(field: Mapping[str, Any]) -> Any:
             return blank(kind)
         if kind["type"] == "enum":
             return kind["symbols"][0]
+        if kind["type"] == "fixed":
+            return bytes(kind["size"])
         return [_blank({"type": kind["items"]}) for _ in range(field.get("minItems", 0))]
     if kind == "string":
         return "0" * field.get("minLength", 0)

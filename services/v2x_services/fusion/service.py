@@ -198,7 +198,14 @@ class Fusion:
             log.warning("going on from an unclean snapshot of another version", partition=where)
         log.info("snapshot loaded", partition=where, position=label.position, clean=label.clean)
         label = replace(label, code=fresh.code, config=fresh.config)
-        return store, label, self._cores.restore(topic, partition, partitions, blob)
+        try:
+            core = self._cores.restore(topic, partition, partitions, blob)
+        except SnapshotError as e:
+            raise SnapshotError(
+                f"{where}: {e}; go back to the zone map and version it was made with, or begin anew: delete "
+                f"{store.folder}, or take another state_dir (--run-dir with `v2x up`)"
+            ) from e
+        return store, label, core
 
     # -- the loop
 
