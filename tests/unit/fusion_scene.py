@@ -38,6 +38,7 @@ class Settings:
     clock_ms: float = 15.0
     miss: float = 0.04
     false: float = 0.05
+    false_lives: tuple[float, ...] = (0.8, 0.17, 0.03)
     id_break: float = 0.002  # per object and scan
     id_swap: float = 0.002
     speed_sigma: float = 0.3
@@ -152,6 +153,7 @@ def scans(scene: Scene) -> list[tuple[float, str, dict[str, Any]]]:
         slow = rng.normal(0, s.sigma_m * np.sqrt(0.5), (n, 2))
         phase = rng.uniform(0, 100)
         seq = 0
+        ghosts: list[list[float]] = []  # east, north, scans left, id
         for t in np.arange(phase, s.seconds * 1000, 100.0):
             e, north = scene.at(t)
             step = min(int(t / 50), scene.steps - 1)
@@ -184,10 +186,19 @@ def scans(scene: Scene) -> list[tuple[float, str, dict[str, Any]]]:
                 )  # fmt: skip
             for _ in range(rng.poisson(s.false)):
                 fresh += 1
-                lat, lon = FRAME.e7(*map(float, road(s, rsu_along(s, k) + rng.uniform(-200, 200), rng.uniform(-15, 15))))
+                x, y = road(s, rsu_along(s, k) + rng.uniform(-200, 200), rng.uniform(-15, 15))
+                if len(rows) and rng.random() < 0.5:
+                    j = rows[rng.integers(len(rows))]
+                    x, y = e[j] + rng.normal(0, 3), north[j] + rng.normal(0, 3)
+                lives = 1 + rng.choice(len(s.false_lives), p=s.false_lives)
+                ghosts.append([float(x), float(y), float(lives), fresh])
+            for g in ghosts:
+                lat, lon = FRAME.e7(g[0] + rng.normal(0, 0.5), g[1] + rng.normal(0, 0.5))
                 people.append(
-                    participant(fresh, lat - lat0, lon - lon0, ts, rng.uniform(0, 30), rng.uniform(0, 360), 3)
+                    participant(int(g[3]), lat - lat0, lon - lon0, ts, rng.uniform(0, 30), rng.uniform(0, 360), 3)
                 )
+                g[2] -= 1
+            ghosts = [g for g in ghosts if g[2] > 0]
             delay = s.delay_ms + rng.exponential(4.0) + (rng.uniform(100, 300) if rng.random() < s.tail else 0.0)
             out.append((t + delay, device, rsm(device, seq, ts, lat0, lon0, people)))
             seq += 1

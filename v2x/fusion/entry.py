@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, hypot, nan, pi, radians, sin, sqrt
+from math import atan2, cos, hypot, nan, pi, radians, sin, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -69,6 +69,19 @@ def _aim(m: Any, k: Any, b: Any, t_ms: int, z: tuple[float, float]) -> None:
 
 
 @helper
+def _velocity(m: Any, speed: int, heading: int) -> None:
+    """Store the velocity of 0.02 m/s and 0.0125 degrees; both must be available."""
+    if heading == HEADING_NONE:
+        m[c.M_HX] = m[c.M_HY] = 0.0
+        m[c.M_VE] = m[c.M_VN] = nan
+        return
+    h = radians(heading * 0.0125)
+    m[c.M_HX], m[c.M_HY] = sin(h), cos(h)
+    v = nan if speed == SPEED_NONE else speed * 0.02
+    m[c.M_VE], m[c.M_VN] = v * m[c.M_HX], v * m[c.M_HY]
+
+
+@helper
 def _when(t_ms: int, event_ms: int, prm: Any, stat: Any) -> Any:
     """Return whether a time is of use; count it if not."""
     if event_ms - t_ms > prm[c.Q_LATE]:
@@ -119,8 +132,7 @@ def fuse_rsm(
             continue
         a, z = m[n], k[n]
         _aim(a, z, b, t_ms, local(ref_lat + row[cols[4]], ref_lon + row[cols[5]], geo))
-        a[c.M_SPEED] = nan if row[cols[7]] == SPEED_NONE else row[cols[7]] * 0.02
-        a[c.M_HEAD] = nan if row[cols[8]] == HEADING_NONE else radians(row[cols[8]] * 0.0125)
+        _velocity(a, row[cols[7]], row[cols[8]])
         a[c.M_SIGMA] = max(conf * 0.5, prm[c.Q_SIGMA])
         a[c.M_ACC] = nan if row[cols[9]] == ACCEL_NONE else row[cols[9]] * 0.01
         a[c.M_WID] = row[cols[10]] * 0.01
@@ -134,18 +146,20 @@ def fuse_rsm(
     return stat[c.STAT_FUSED] - before
 
 
-@kernel(f"int64({_STATE}, float64[::1], int64[::1], float64[::1], int64, int64, int64, int64, int64)")
+@kernel(f"int64({_STATE}, float64[::1], int64[::1], int64, int64, float64[::1], int64, int64, int64, int64, int64)")
 def fuse_one(
     s: Any, i: Any, votes: Any, mem: Any, heads: Any, sensors: Any, ctl: Any, stat: Any, prm: Any, m: Any, k: Any,
-    row: Any, what: Any, geo: Any, lat: int, lon: int, sensor: int, event_ms: int, idle_ms: int,
+    row: Any, what: Any, speed: int, heading: int, geo: Any, lat: int, lon: int, sensor: int, event_ms: int,
+    idle_ms: int,
 ) -> Any:  # fmt: skip
-    """Fuse one observation: ``row`` as in M (without position), ``what`` as in K; return 1 if it fed a track."""
+    """Fuse one observation: ``row`` as M (but place and velocity), ``what`` as K; return 1 if it fed a track."""
     before = stat[c.STAT_FUSED]
     stat[c.STAT_ROWS] += 1
     if not _when(what[c.K_T], event_ms, prm, stat):
         return 0
     m[0, :] = row
     k[0, :] = what
+    _velocity(m[0], speed, heading)
     _aim(m[0], k[0], sensors[sensor], what[c.K_T], local(lat, lon, geo))
     fuse(s, i, votes, mem, heads, sensors, ctl, stat, prm, m, k, 1, sensor, idle_ms)
     return stat[c.STAT_FUSED] - before
@@ -172,7 +186,7 @@ def export(s: Any, i: Any, rows: Any, prm: Any, event_ms: int, real: Any, whole:
         real[x, X_VE] = a[c.S_VE]
         real[x, X_VN] = a[c.S_VN]
         real[x, X_SPEED] = hypot(a[c.S_VE], a[c.S_VN])
-        real[x, X_HEAD] = a[c.S_HEAD] * 180.0 / pi % 360.0
+        real[x, X_HEAD] = atan2(a[c.S_HX], a[c.S_HY]) * 180.0 / pi % 360.0
         real[x, X_ACC] = a[c.S_ACC]
         real[x, X_LEN] = a[c.S_LEN]
         real[x, X_WID] = a[c.S_WID]

@@ -7,7 +7,7 @@ R + Q(|dt|); it costs the same as any update (Bar-Shalom, one-step-lag update in
 
 from __future__ import annotations
 
-from math import cos, hypot, sin
+from math import hypot
 from typing import Any
 
 from v2x.fusion import layout as c
@@ -23,7 +23,9 @@ def noise(s: Any, i: Any, prm: Any) -> tuple[float, float, float]:
         return q, 0.0, q
     boost = 1.0 + s[c.S_MOVE]
     along, across = prm[c.Q_ALONG] * boost, prm[c.Q_ACROSS] * boost
-    x, y = sin(s[c.S_HEAD]), cos(s[c.S_HEAD])
+    x, y = s[c.S_HX], s[c.S_HY]
+    if x == 0.0 and y == 0.0:
+        return along, 0.0, along
     return along * x * x + across * y * y, (along - across) * x * y, along * y * y + across * x * x
 
 

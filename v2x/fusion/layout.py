@@ -26,8 +26,9 @@ S_LEN: Final = 15  # m
 S_WID: Final = 16  # m
 S_SIZE_W: Final = 17  # weight behind length and width
 S_VREF: Final = 18  # m/s, speed at the last sample of acceleration
-S_HEAD: Final = 19  # rad clockwise from north, latched while slow
-S_MOVE: Final = 20  # manoeuvre level: smoothed normalised innovation of the velocity
+S_HX: Final = 19  # heading as a unit vector (east, north), latched while slow; 0, 0 unknown
+S_HY: Final = 20
+S_MOVE: Final = 21  # manoeuvre level: smoothed normalised innovation of the velocity
 S_COLS: Final = 24
 
 # --- I: integers of a track ------------------------------------------------------------------------------------------
@@ -120,10 +121,11 @@ STAT_NAMES: Final = (
 # --- PRM: parameters, reals ------------------------------------------------------------------------------------------
 PARAMETERS: Final[dict[str, float]] = {
     "sigma_m": 0.5,  # position noise of a sensor that tells no accuracy
-    "sigma_speed_mps": 0.5,
+    "sigma_speed_mps": 0.4,
     "sigma_heading_rad": 0.06,
     "sigma_clock_s": 0.004,  # what the clock estimate leaves
-    "inflate": 5.0,  # R in the update, never in the gate: trackers' noise is correlated
+    "inflate": 6.0,  # R in the update, never in the gate: trackers' noise is correlated
+    "inflate_speed": 3.0,
     "q_along": 2.5,  # acceleration noise of a vehicle, m2/s3
     "q_across": 0.6,
     "q_pedestrian": 0.4,
@@ -133,6 +135,7 @@ PARAMETERS: Final[dict[str, float]] = {
     "birth_hits": 3.0,
     "tentative_ms": 350.0,
     "lost_ms": 1500.0,
+    "lost_hit_ms": 50.0,  # a young track is given up sooner: after tentative_ms and this for each hit
     "lost_slow_ms": 3000.0,  # a standing vehicle may stand in a shadow
     "late_ms": 1000.0,
     "ahead_ms": 1000.0,
@@ -147,21 +150,23 @@ PARAMETERS: Final[dict[str, float]] = {
 }
 PRM_NAMES: Final = tuple(PARAMETERS)
 (
-    Q_SIGMA, Q_SPEED, Q_HEADING, Q_CLOCK, Q_INFLATE, Q_ALONG, Q_ACROSS, Q_PED, Q_FAST, Q_GATE, Q_BONUS, Q_BIRTH,
-    Q_TENTATIVE, Q_LOST, Q_LOST_SLOW, Q_LATE, Q_AHEAD, Q_STALE, Q_BIAS, Q_BIAS_CLOCK, Q_MERGE, Q_MERGE_PED, Q_MERGE_V,
-    Q_VETO, Q_CELL,
-) = range(25)  # fmt: skip
+    Q_SIGMA, Q_SPEED, Q_HEADING, Q_CLOCK, Q_INFLATE, Q_INFLATE_V, Q_ALONG, Q_ACROSS, Q_PED, Q_FAST, Q_GATE, Q_BONUS,
+    Q_BIRTH, Q_TENTATIVE, Q_LOST, Q_LOST_HIT, Q_LOST_SLOW, Q_LATE, Q_AHEAD, Q_STALE, Q_BIAS,
+    Q_BIAS_CLOCK, Q_MERGE, Q_MERGE_PED, Q_MERGE_V, Q_VETO, Q_CELL,
+) = range(27)  # fmt: skip
 
 # --- M, K: a scan's rows on their way into the filter ----------------------------------------------------------------
 M_E: Final = 0
 M_N: Final = 1
-M_SPEED: Final = 2  # NaN unavailable
-M_HEAD: Final = 3  # rad, NaN unavailable
+M_VE: Final = 2  # NaN unavailable
+M_VN: Final = 3  # NaN unavailable
 M_SIGMA: Final = 4
 M_LEN: Final = 5  # 0 unavailable
 M_WID: Final = 6
 M_ACC: Final = 7  # NaN unavailable
-M_COLS: Final = 8
+M_HX: Final = 8  # heading as told, unit vector; 0, 0 unavailable
+M_HY: Final = 9
+M_COLS: Final = 10
 K_T: Final = 0
 K_KEY: Final = 1
 K_CLS: Final = 2

@@ -41,6 +41,7 @@ BIND_M: Final = 5.0
 BIND_MPS: Final = 6.0
 BIND_GATE: Final = 16.0
 STALE_MS: Final = 200
+KNOWN_HITS: Final = 20  # what a neighbour owns is no young track
 P_SIZE: Final = 10
 _TRIANGLE: Final = ((0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3))
 
@@ -217,6 +218,7 @@ class Ownership:
         row = z.take_row(state[0], state[1])
         i = z.i[row]
         i[c.I_STATUS] = c.CONFIRMED
+        i[c.I_HITS] = KNOWN_HITS
         i[c.I_GID] = record["track"]
         i[c.I_BORN] = record["event_ms"]
         i[c.I_CLS] = record["object_class"]
@@ -238,7 +240,7 @@ class Ownership:
         s[c.S_SIZE_W] = max(float(s[c.S_SIZE_W]), 1.0)
         s[c.S_VREF] = hypot(state[2], state[3])
         if s[c.S_VREF] > 1.0:
-            s[c.S_HEAD] = np.arctan2(state[2], state[3]) % (2.0 * np.pi)
+            s[c.S_HX], s[c.S_HY] = state[2] / s[c.S_VREF], state[3] / s[c.S_VREF]
             i[c.I_HEADSET] = 2
         i[c.I_T] = i[c.I_TREF] = i[c.I_LAST] = record["event_ms"]
         i[c.I_SEEN] = idle_ms

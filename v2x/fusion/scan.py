@@ -8,7 +8,7 @@ update, because trackers in roadside units give correlated noise, but never in a
 
 from __future__ import annotations
 
-from math import cos, floor, isnan, sin
+from math import floor, isnan
 from typing import Any, Final
 
 import numpy as np
@@ -35,10 +35,9 @@ BIAS_FRESH_MS: Final = 400
 @helper
 def _velocity2(s: Any, m: Any, prm: Any) -> Any:
     """Return the squared normalised difference of the velocities, 0 if the sensor tells none."""
-    v, h = m[c.M_SPEED], m[c.M_HEAD]
-    if isnan(v) or isnan(h):
+    if isnan(m[c.M_VE]):
         return 0.0
-    x, y = v * sin(h) - s[c.S_VE], v * cos(h) - s[c.S_VN]
+    x, y = m[c.M_VE] - s[c.S_VE], m[c.M_VN] - s[c.S_VN]
     spread = 4.0 + 3.0 * prm[c.Q_SPEED] * prm[c.Q_SPEED] + s[c.S_P + 7] + s[c.S_P + 9]
     return (x * x + y * y) / spread
 

@@ -29,7 +29,8 @@ class Station:
         self.zone = ZoneState(zones, zone, config.get("kernel"))
         self.ownership = Ownership(self.zone)
         self.detector = Detector(config.get("events"), zone, self.zone.road)
-        self.sections = SectionStats(zone, [s for s in zones.sections if s.zone == zone])
+        sections: list[Any] = [s for s in zones.sections if s.zone == zone]
+        self.sections = SectionStats(zone, sections)
         self.last: Trigger | None = None  # the last message that fed this zone since events were looked for
         self.frames = 0
 

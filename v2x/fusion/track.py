@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import atan2, cos, exp, hypot, isnan, pi, sin
+from math import hypot, isnan
 from typing import Any, Final
 
 from v2x.fusion import layout as c
@@ -14,7 +14,7 @@ ACCEL_STEP_MS: Final = 80
 ACCEL_TAU_S: Final = 0.35
 ACCEL_TOLD: Final = 0.15  # weight of an acceleration that the sensor tells
 SIZE_MEMORY: Final = 30.0
-VOTE_DECAY: Final = 0.97
+VOTES: Final = 30.0
 GUESS: Final = 0.2  # vote of a class guessed from the participant type
 UNKNOWN_SPEED_VAR: Final = 200.0  # (m/s)2 of a vehicle born without a velocity
 ON_FOOT_SPEED_VAR: Final = 2.0
@@ -96,17 +96,15 @@ def note_source(i: Any, sensor: int, t_ms: int) -> None:
 
 @helper
 def vote(i: Any, votes: Any, cls: int, told: int) -> None:
-    """Smooth the class: votes fade, the strongest wins, the lower code on a tie."""
+    """Smooth the class: votes are counted, halved when one has VOTES, and the strongest wins."""
     if cls <= 0:
         return
-    best = 1
-    for k in range(1, c.CLASSES):
-        votes[k] *= VOTE_DECAY
-        if k == cls:
-            votes[k] += 1.0 if told else GUESS
-        if votes[k] > votes[best]:
-            best = k
-    i[c.I_CLS] = best
+    votes[cls] += 1.0 if told else GUESS
+    if votes[cls] > votes[i[c.I_CLS]] or i[c.I_CLS] == 0:
+        i[c.I_CLS] = cls
+    if votes[cls] > VOTES:
+        for k in range(c.CLASSES):
+            votes[k] *= 0.5
 
 
 @helper
@@ -125,14 +123,14 @@ def motion(s: Any, i: Any, told: float) -> None:
     v = hypot(s[c.S_VE], s[c.S_VN])
     slow, fast = (0.3, 0.5) if i[c.I_CLS] == c.PEDESTRIAN else (1.1, 1.4)
     if v > fast or (i[c.I_HEADSET] == 2 and v > slow):
-        s[c.S_HEAD] = atan2(s[c.S_VE], s[c.S_VN]) % (2.0 * pi)
+        s[c.S_HX], s[c.S_HY] = s[c.S_VE] / v, s[c.S_VN] / v
         i[c.I_HEADSET] = 2
     elif i[c.I_HEADSET] == 2:
         i[c.I_HEADSET] = 1
     dt = (i[c.I_T] - i[c.I_TREF]) * 1e-3
     if dt * 1e3 >= ACCEL_STEP_MS:
         raw = min(max((v - s[c.S_VREF]) / dt, -15.0), 15.0)
-        s[c.S_ACC] += (1.0 - exp(-dt / ACCEL_TAU_S)) * (raw - s[c.S_ACC])
+        s[c.S_ACC] += dt / (ACCEL_TAU_S + dt) * (raw - s[c.S_ACC])
         if not isnan(told):
             s[c.S_ACC] += ACCEL_TOLD * (told - s[c.S_ACC])
         s[c.S_VREF] = v
@@ -157,13 +155,14 @@ def feed(
         s, 1.0, dt, (m[c.M_E], m[c.M_N]),
         (f * r[0] + q[0] * spread, f * r[1] + q[1] * spread, f * r[2] + q[2] * spread),
     )  # fmt: skip
-    v = m[c.M_SPEED]
-    if not isnan(v) and not isnan(m[c.M_HEAD]):
-        x, y = sin(m[c.M_HEAD]), cos(m[c.M_HEAD])
+    ve, vn = m[c.M_VE], m[c.M_VN]
+    if not isnan(ve):
+        x, y = m[c.M_HX], m[c.M_HY]
+        f = prm[c.Q_INFLATE_V]
         along = f * prm[c.Q_SPEED] * prm[c.Q_SPEED]
-        across = f * (prm[c.Q_HEADING] * v) * (prm[c.Q_HEADING] * v) + 0.3 * along
+        across = f * prm[c.Q_HEADING] * prm[c.Q_HEADING] * (ve * ve + vn * vn) + 0.3 * along
         e = update(
-            s, 0.0, 1.0, (v * x, v * y),
+            s, 0.0, 1.0, (ve, vn),
             (
                 along * x * x + across * y * y + q[0] * late,
                 (along - across) * x * y + q[1] * late,
@@ -172,7 +171,7 @@ def feed(
         )  # fmt: skip
         s[c.S_MOVE] += 0.15 * (min(max(e - 1.0, 0.0), 12.0) - s[c.S_MOVE])
         if i[c.I_HEADSET] == 0:
-            s[c.S_HEAD] = m[c.M_HEAD]
+            s[c.S_HX], s[c.S_HY] = x, y
             i[c.I_HEADSET] = 1
     vote(i, votes, k[c.K_CLS], k[c.K_WEIGHT])
     size(s, m[c.M_LEN], m[c.M_WID])
@@ -218,15 +217,16 @@ def birth(s: Any, i: Any, votes: Any, heads: Any, ctl: Any, m: Any, k: Any, sens
     b[c.I_T] = b[c.I_BORN] = b[c.I_TREF] = k[c.K_T]
     vote(b, votes[row], k[c.K_CLS], k[c.K_WEIGHT])
     size(a, m[c.M_LEN], m[c.M_WID])
-    v, h = m[c.M_SPEED], m[c.M_HEAD]
+    ve, vn = m[c.M_VE], m[c.M_VN]
     p = c.S_P
-    if isnan(v) or isnan(h):
+    if isnan(ve):
         a[p + 7] = a[p + 9] = ON_FOOT_SPEED_VAR if b[c.I_CLS] == c.PEDESTRIAN else UNKNOWN_SPEED_VAR
     else:
-        a[c.S_VE], a[c.S_VN] = v * sin(h), v * cos(h)
-        a[p + 7] = a[p + 9] = 4.0 * prm[c.Q_SPEED] * prm[c.Q_SPEED] + (2.0 * prm[c.Q_HEADING] * v) ** 2
-        a[c.S_HEAD], b[c.I_HEADSET] = h, 1
-        a[c.S_VREF] = v
+        a[c.S_VE], a[c.S_VN] = ve, vn
+        spread = 4.0 * prm[c.Q_HEADING] * prm[c.Q_HEADING] * (ve * ve + vn * vn)
+        a[p + 7] = a[p + 9] = 4.0 * prm[c.Q_SPEED] * prm[c.Q_SPEED] + spread
+        a[c.S_HX], a[c.S_HY], b[c.I_HEADSET] = m[c.M_HX], m[c.M_HY], 1
+        a[c.S_VREF] = hypot(ve, vn)
     r = noise_of(m, a[c.S_VE], a[c.S_VN], sensor, prm)
     f = prm[c.Q_INFLATE] * 0.5
     a[p], a[p + 1], a[p + 4] = f * r[0], f * r[1], f * r[2]

@@ -6,7 +6,7 @@ are merged as soon as they lie on each other and move alike. Not so where one se
 
 from __future__ import annotations
 
-from math import cos, floor, hypot, sin
+from math import floor, hypot
 from typing import Any, Final
 
 from v2x.fusion import layout as c
@@ -15,6 +15,7 @@ from v2x.fusion.jit import helper, kernel
 from v2x.fusion.track import give_row
 
 STANDING_MPS: Final = 1.0
+FAR_M: Final = 8.0  # no duplicates are farther apart than this along an axis
 STANDING_STALE: Final = 10.0  # a standing track may be this many times older (event time) before it is beyond use
 ACROSS: Final = 0.6  # duplicates of a vehicle lie nearer across than along
 ALONG_SIZE: Final = 0.35  # of a long vehicle's length: sensors see different ends of it
@@ -27,7 +28,8 @@ def _over(s: Any, i: Any, prm: Any, event_ms: int, idle_ms: int) -> Any:
     if i[c.I_STATUS] == c.TENTATIVE:
         return silent > prm[c.Q_TENTATIVE]
     standing = hypot(s[c.S_VE], s[c.S_VN]) < STANDING_MPS
-    if silent > (prm[c.Q_LOST_SLOW] if standing else prm[c.Q_LOST]):
+    young = prm[c.Q_TENTATIVE] + prm[c.Q_LOST_HIT] * i[c.I_HITS]
+    if silent > min(young, prm[c.Q_LOST_SLOW] if standing else prm[c.Q_LOST]):
         return True
     return event_ms - i[c.I_T] > prm[c.Q_STALE] * (STANDING_STALE if standing else 1.0)
 
@@ -52,12 +54,14 @@ def _alike(s: Any, i: Any, a: int, b: int, prm: Any, event_ms: int) -> Any:
     da, db = (event_ms - i[a, c.I_T]) * 1e-3, (event_ms - i[b, c.I_T]) * 1e-3
     x = s[a, c.S_E] + da * s[a, c.S_VE] - s[b, c.S_E] - db * s[b, c.S_VE]
     y = s[a, c.S_N] + da * s[a, c.S_VN] - s[b, c.S_N] - db * s[b, c.S_VN]
+    if abs(x) > FAR_M or abs(y) > FAR_M:
+        return False
     if hypot(s[a, c.S_VE] - s[b, c.S_VE], s[a, c.S_VN] - s[b, c.S_VN]) > prm[c.Q_MERGE_V]:
         return False
     if i[a, c.I_CLS] == c.PEDESTRIAN or i[b, c.I_CLS] == c.PEDESTRIAN:
         return i[a, c.I_CLS] == i[b, c.I_CLS] and hypot(x, y) < prm[c.Q_MERGE_PED]
-    h = s[a, c.S_HEAD]
-    along, across = x * sin(h) + y * cos(h), x * cos(h) - y * sin(h)
+    hx, hy = s[a, c.S_HX], s[a, c.S_HY]
+    along, across = x * hx + y * hy, x * hy - y * hx
     reach = max(prm[c.Q_MERGE], ALONG_SIZE * max(s[a, c.S_LEN], s[b, c.S_LEN]))
     return abs(along) < reach and abs(across) < ACROSS * prm[c.Q_MERGE]
 

@@ -13,9 +13,7 @@ from v2x.fusion import upkeep as up
 from v2x.fusion.bias import new_sensors
 from v2x.fusion.entry import (
     ACCEL_NONE,
-    HEADING_NONE,
     POSITION_CONFIDENCE_M,
-    SPEED_NONE,
     X_ACC,
     X_E,
     X_HEAD,
@@ -148,10 +146,7 @@ class ZoneState:
     def vehicle(self, row: dict[str, int], key: int, ts_ms: int, event_ms: int, idle_ms: int) -> int:
         """Fuse a vehicle's own message (fields of bsm in the schema's units); return 1 if it fed a track."""
         self._room()
-        real = np.empty(c.M_COLS)
-        real[c.M_E] = real[c.M_N] = 0.0
-        real[c.M_SPEED] = np.nan if row["speed"] == SPEED_NONE else row["speed"] * 0.02
-        real[c.M_HEAD] = np.nan if row["heading"] == HEADING_NONE else np.radians(row["heading"] * 0.0125)
+        real = np.zeros(c.M_COLS)
         if row["semi_major"] < ACCURACY_NONE:
             sigma = row["semi_major"] * ACCURACY_UNIT_M
         else:
@@ -162,7 +157,21 @@ class ZoneState:
         known = row["vehicle_class"]
         cls = next(cls for below, cls in _CLASS_STEPS if known < below)
         whole = np.array([ts_ms, key | VEHICLE_KEY, cls, -1, 1 if known else 0, 0], dtype=np.int64)
-        return int(fuse_one(*self._args, real, whole, self.geo, row["lat"], row["lon"], c.VEHICLES, event_ms, idle_ms))
+        return int(
+            fuse_one(
+                *self._args,
+                real,
+                whole,
+                row["speed"],
+                row["heading"],
+                self.geo,
+                row["lat"],
+                row["lon"],
+                c.VEHICLES,
+                event_ms,
+                idle_ms,
+            )
+        )
 
     # -- frames -----------------------------------------------------------------------------------------------------
     def tidy(self, event_ms: int, idle_ms: int) -> None:
