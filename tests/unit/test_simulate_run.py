@@ -73,6 +73,17 @@ def test_sequence_numbers_have_no_gaps_and_belong_to_their_topic(run: list) -> N
     assert {k[2] for k in seen} == {r.code for r in UPLINKS} - {CODE["rsu", "ack"]}
 
 
+def test_many_messages_of_a_device_in_one_step_are_numbered() -> None:
+    scene = load_scene("synthetic")
+    scene.passages = replace(scene.passages, t_s=np.full(len(scene.passages), 5.02))
+    model = GantryModel(delay_s=(0.5, 0.5), missed=0)
+    done = of(records(scene, Options(duration=7, gantries=model)), "gantry", "transaction")
+    assert len(done) == len(scene.passages) > 4
+    for gantry in ("G-S-01", "G-S-02"):
+        numbers = sorted(r["seq"] for r, _ in done if r["device"] == gantry)
+        assert numbers == list(range(len(numbers)))
+
+
 def test_msg_cnt_counts_on(run: list) -> None:
     counts = [r["msg_cnt"] for r, _ in sorted(of(run, "obu", "bsm"), key=lambda x: x[0]["seq"])]
     assert counts[0] != 0

@@ -129,7 +129,7 @@ class Options:
                 self.duration is not None
                 and not self.loop
                 and self.offset + self.duration * self.speed > scene_s + 1e-6,
-                f"--duration {self.duration or 0:g} is longer than the scene ({scene_s:g} s) goes on; or add --loop",
+                f"--duration {self.duration or 0:g} goes past the end of the scene ({scene_s:g} s); add --loop",
             ),
         ):
             if wrong:
