@@ -268,6 +268,31 @@ def test_a_queue_at_a_red_light_is_none():
     assert w.changes == []
 
 
+@pytest.mark.parametrize("head", [297.0, 200.0])
+def test_before_a_signal_only_what_outlasts_every_cycle_is_congestion(head):
+    """On green a queue dissolves from its front; its rest stands away from the stop line."""
+    w = World(street_nodes())
+    cars = [parked(i, head - 7.0 * i, lane=1, arrives=2.0 + 2 * i, speed=12.0) for i in range(9)]
+
+    def green(t):
+        light = {"region": 1, "node": 21, "status": 0, "phases": [{"phase_id": 1, "light": 6}]}
+        w.det.spat(T0 + round(t * 1000), [light])
+
+    w.run(cars, 100.0, green)
+    assert not w.of("CONGESTION")
+    w.run(cars, 195.0, green)
+    assert len(w.ids("CONGESTION")) == 1
+
+
+def test_a_queue_at_a_signal_is_not_that_of_those_who_creep_beyond_it():
+    w = World(street_nodes())
+    beyond = [parked(50 + i, 400.0 - 9.0 * i, lane=1, arrives=1.0, speed=5.0) for i in range(4)]
+    before = [parked(i, 297.0 - 7.0 * i, lane=1, arrives=2.0 + 2 * i, speed=12.0) for i in range(9)]
+    beyond[3].x = lambda _t: 325.0
+    w.run(beyond + before, 40.0)
+    assert not w.of("CONGESTION")
+
+
 def test_it_ends_when_the_queue_has_gone_and_levels_follow_the_speed():
     w = motorway()
 

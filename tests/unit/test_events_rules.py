@@ -7,7 +7,21 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.events_world import T0, Car, World, cruising, lane_y, motorway_nodes, parked, street_nodes
+from tests.unit.events_world import (
+    FRAME,
+    REF,
+    T0,
+    WIDTH,
+    Car,
+    World,
+    cruising,
+    lane_dict,
+    lane_y,
+    link_dict,
+    motorway_nodes,
+    parked,
+    street_nodes,
+)
 from v2x.errors import ConfigError
 from v2x.events import Detector
 from v2x.events.catalogue import KINDS, RULES, kind_of_code, with_overrides
@@ -150,6 +164,12 @@ def test_who_stays_when_the_light_is_long_green_is_one():
     assert 25.0 <= w.changes[0][0] <= 31.0
 
 
+def test_who_waits_on_permissive_green_for_others_to_pass_is_none():
+    w = World(street_nodes())
+    w.run([parked(1, 290.0, lane=1, speed=12.0)], 50.0, lambda t: w.det.spat(*spat(t, 5)))
+    assert w.changes == []
+
+
 def test_a_vehicle_that_stands_mid_link_is_one_even_on_red():
     w = World(street_nodes())
     w.run([parked(1, 150.0, lane=1, speed=12.0)], 10.0, lambda t: w.det.spat(*spat(t, 3)))
@@ -280,6 +300,23 @@ def test_a_pedestrian_on_a_motorway_lane_or_its_shoulder():
         assert w.told() == ["PEDESTRIAN ADDED"]
         assert 1.0 <= w.changes[0][0] <= 1.3
         assert w.changes[0][1].level == 3
+
+
+def test_a_pedestrian_steps_off_the_sidewalk():
+    nodes = street_nodes()
+    kerb = lane_dict(8, 0.0, 300.0, REF, lane_type=4, width=300)
+    for point, x in zip(kerb["points"], (0.0, 300.0), strict=True):
+        lat, lon = FRAME.e7(x, -2 * WIDTH - 1.5)
+        point.update(d_lat=lat - REF[0], d_lon=lon - REF[1])
+    nodes[0]["links"].append(link_dict("K1", 20, 3, [kerb]))
+
+    def crossing(id_: int, x: float, y: float) -> Car:
+        return Car(id_, lambda _t: x, lambda _t: 1.2, y=y, cls=10, length=0.5)
+
+    w = World(nodes)
+    w.run([crossing(1, 100.0, -2 * WIDTH - 1.0), crossing(2, 200.0, -2 * WIDTH + 0.5)], 3.0)
+    assert [c.tracks for _, c in w.changes] == [[2]]
+    assert w.changes[0][0] <= 1.2
 
 
 def test_a_pedestrian_beside_the_road_or_on_the_crosswalk_is_none():

@@ -300,7 +300,7 @@ RULES: Final[tuple[Rule, ...]] = (
             "level3_mps": Limit(4.167, "m/s", "OpenV2X: 15 km/h"),
             "level_band_mps": Limit(0.3, "m/s", "ours: a level changes only this far beyond its bound"),
             "gap_m": Limit(50, "m", "field: 18 veh/km is a vehicle each 55 m, its length included"),
-            "signal_dwell_ms": Limit(120000, "ms", "ours: at a signal a queue is one only beyond a cycle"),
+            "signal_dwell_ms": Limit(180000, "ms", "ours: before a signal only what outlasts the longest usual cycle"),
         },
     ),
     Rule(

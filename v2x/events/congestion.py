@@ -27,7 +27,6 @@ I64 = npt.NDArray[np.int64]
 NEAR_M: Final = 100.0  # jams (and chains side by side) nearer than this along a link are one
 SPEED_TAU_MS: Final = 2000.0  # the mean speed is smoothed: the level must not flap
 MAX_STEP_MS: Final = 250
-SIGNAL_HEAD_M: Final = 30.0
 PAST_MS: Final = 25_000  # a jam that dissolved explains slow vehicles for this long
 _PEDESTRIAN, _CYCLIST = 10, 7
 
@@ -86,10 +85,22 @@ class JamChange:
 
 
 @nb.njit(
-    "void(int64[::1], boolean[::1], int64[::1], float64[::1], float64[::1], float64, int64[::1], float64[::1])",
+    "void(int64[::1], boolean[::1], int64[::1], float64[::1], float64[::1], float64, int32[::1], boolean[::1],"
+    " int64[::1], float64[::1])",
     cache=True,
 )
-def _chains(rows: Any, slow: Any, lead: Any, gap: Any, length: Any, reach: float, out_root: Any, out_way: Any) -> None:
+def _chains(
+    rows: Any,
+    slow: Any,
+    lead: Any,
+    gap: Any,
+    length: Any,
+    reach: float,
+    lane: Any,
+    signal: Any,
+    out_root: Any,
+    out_way: Any,
+) -> None:
     """Write the front vehicle of each row's chain and the way to it (front to front), m; -1: not slow."""
     for i in rows:
         out_root[i] = -1
@@ -101,6 +112,8 @@ def _chains(rows: Any, slow: Any, lead: Any, gap: Any, length: Any, reach: float
             ahead = lead[at]
             if ahead < 0 or not slow[ahead] or gap[at] > reach or ahead == i:
                 break
+            if signal[lane[at]] and lane[ahead] != lane[at]:
+                break  # it waits for the light, not for who is beyond
             way += max(gap[at], 0.0) + length[ahead]
             at = ahead
         out_root[i] = at
@@ -155,7 +168,7 @@ class Congestion:
         rows = np.flatnonzero(motor)
         root = np.full(len(view), -1, dtype=np.int64)
         way = np.zeros(len(view))
-        _chains(rows, slow, lead, gap, view.length, rule.limit("gap_m"), root, way)
+        _chains(rows, slow, lead, gap, view.length, rule.limit("gap_m"), view.lane, road.lanes.signal, root, way)
         sizes = np.bincount(root[rows][root[rows] >= 0], minlength=len(view))
         return [
             _chain(view, road, int(head), np.flatnonzero(root == head), way) for head in np.flatnonzero(sizes >= least)
@@ -259,12 +272,11 @@ class Congestion:
 
     @staticmethod
     def _at_signal(chains: list[Chain], view: TrackView, road: Road) -> bool:
-        """Say whether every chain's front waits at a signal."""
-        for chain in chains:
-            lane = int(view.lane[chain.head])
-            if not road.lanes.signal[lane] or road.lanes.length[lane] - view.along[chain.head] > SIGNAL_HEAD_M:
-                return False
-        return True
+        """Say whether every chain's front is before a signal.
+
+        Not only at its stop line: on green a queue dissolves from its front, which so moves back along the lane.
+        """
+        return all(road.lanes.signal[view.lane[chain.head]] for chain in chains)
 
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:

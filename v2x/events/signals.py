@@ -1,7 +1,7 @@
-"""What the signals say, by lane: who stands at a red light is no event.
+"""What the signals say, by lane: who stands at a red light is no event, nor who waits on green for others to pass.
 
-A lane counts as green only if every phase of its connections is: the first in a lane that may go straight while its
-left turn is red may well want to turn left.
+A lane counts as green only if every phase of its connections is protected green: the first in a lane that may go
+straight while its left turn is red may well want to turn left.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from v2x.road import Road
 
 UNKNOWN, RED, GREEN = 0, 1, 2
 STALE_MS: Final = 3000  # SPAT comes twice a second or more often
-_GREENS: Final = frozenset({5, 6})  # permissive, protected; flashing green is about to end
-_REDS: Final = frozenset({2, 3, 4, 7})
+_GREENS: Final = frozenset({6})  # protected; on permissive green (5) one may have to wait, all through it
+_REDS: Final = frozenset({2, 3, 4, 7})  # flashing green (4) is about to end
 
 Phase = tuple[int, int, int]  # region, node, phase
 

@@ -20,7 +20,7 @@ from v2x.events.catalogue import TRACK_LIMITS, Rule
 from v2x.events.congestion import Covers
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
-from v2x.road import MOTOR, ON_FOOT, Road, RoadClass
+from v2x.road import MOTOR, LaneKind, Road, RoadClass
 
 I64 = npt.NDArray[np.int64]
 I8 = npt.NDArray[np.int8]
@@ -304,7 +304,8 @@ class TrackTable:
         east, north = view.east[rows], view.north[rows]
         motor = road.cover(east, north, MOTOR, 0.0)
         well = road.cover(east, north, MOTOR, -rule.limit("inside_m"))
-        walk = road.cover(east, north, ON_FOOT, rule.limit("crosswalk_m"))
+        walk = road.cover(east, north, 1 << LaneKind.CROSSWALK, rule.limit("crosswalk_m"))
+        walk = np.maximum(walk, road.cover(east, north, 1 << LaneKind.SIDEWALK, 0.0))
         out = np.where(motor < 0, k.NO, np.where(well < 0, k.BAND, k.YES)).astype(np.int8)
         out[(walk >= 0)] = k.NO
         motorway = road.lanes.road_class[np.maximum(motor, 0)] == RoadClass.MOTORWAY if len(road.lanes) else motor < -1
