@@ -141,6 +141,7 @@ class Ingest:
             silence=silence,
             clock=self._clock,
             max_pending=s.pending_bytes,
+            max_in_flight=2 * s.receive_maximum,
         )
         self.why_not_ready = "waiting for the MQTT broker"
         for kind, sink in self._sinks.items():

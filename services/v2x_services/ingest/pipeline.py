@@ -6,8 +6,8 @@ One ``Pipeline`` serves one MQTT session; what is known of devices and topics is
                  └────────┴────────────┴──────────────┴──► dead letter, or counted ──┘
 
 Nothing waits here: ``arrived`` and ``_done`` run to their end in the event loop. Back-pressure is the session's Receive
-Maximum, and the bound of the sink (then reading pauses). Every message has a fate in the ledger, and is counted when it
-leaves it: received = forwarded + dead letters + dropped + in flight, at any moment.
+Maximum, and the bounds of sink and ledger (then reading pauses). Every message has a fate in the ledger, and is counted
+when it leaves it: received = forwarded + dead letters + dropped + in flight, at any moment.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Shared:
     keys: Keys
     silence: Silence
     clock: Clock
-    max_pending: int = 64 << 20
+    max_pending: int = 64 << 20  # bytes in a session's sink, above which it reads no more
+    max_in_flight: int = 4096  # messages in a session's ledger, likewise
     personal: frozenset[bytes] = frozenset()  # fingerprints of schemas with fields that name a person
     _renewals: int = 0
     _headers: dict[int, bytes] = field(default_factory=dict)
@@ -350,11 +351,14 @@ class Pipeline:
         self.counts.in_flight(self.ledger.in_flight)
 
     def _back_pressure(self) -> None:
-        pending = self._sink.pending_bytes
-        if not self._paused and pending > self._shared.max_pending:
+        # Receive Maximum alone is no bound: Mosquitto 2.0.11 keeps to it only until it has a queue. Acknowledged in
+        # order, each PUBACK then lets a whole Receive Maximum more out (measured: 100 asked for, 1,970 in flight).
+        shared = self._shared
+        load = max(self._sink.pending_bytes / shared.max_pending, self.ledger.in_flight / shared.max_in_flight)
+        if not self._paused and load > 1:
             self._paused = True
             self._source.pause()
-        elif self._paused and pending < self._shared.max_pending * _RESUME_AT:
+        elif self._paused and load < _RESUME_AT:
             self._paused = False
             self._source.resume()
 
