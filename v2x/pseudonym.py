@@ -23,6 +23,12 @@ _FILLING: Final = str.maketrans("", "", " ·.-•\t　")
 _SERIALS: Final = (("obu_sn", b"obu"), ("card_id", b"card"), ("pass_id", b"pass"))
 
 
+def _bare(text: str) -> str:
+    """Return text without separators; empty if it stands for nothing."""
+    bare = text.translate(_FILLING)
+    return "" if text.strip() in _NOTHING or bare in _NOTHING else bare
+
+
 def normalise_plate(plate: str, colour: int) -> tuple[str, int]:
     """Return plate and colour in one form: full-width, case, separators and a ``_colour`` suffix do not matter.
 
@@ -34,8 +40,8 @@ def normalise_plate(plate: str, colour: int) -> tuple[str, int]:
         text = head
         if colour == COLOUR_UNKNOWN:
             colour = int(tail)
-    text = text.translate(_FILLING)
-    return ("", COLOUR_UNKNOWN) if text in _NOTHING else (text, colour)
+    text = _bare(text)
+    return (text, colour) if text else ("", COLOUR_UNKNOWN)
 
 
 class Pseudonyms:
@@ -62,8 +68,7 @@ class Pseudonyms:
 
     def serial(self, kind: bytes, value: str) -> str:
         """Return the pseudonym of a serial, card or pass number; empty if there is none."""
-        text = unicodedata.normalize("NFKC", value).upper().translate(_FILLING)
-        return "" if text in _NOTHING else self.of(kind, text)
+        return self.of(kind, _bare(unicodedata.normalize("NFKC", value).upper()))
 
     def cover(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return a gantry record (transaction or plate) with pseudonyms in place of what names a person."""
