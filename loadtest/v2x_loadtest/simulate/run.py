@@ -107,8 +107,11 @@ class Run:
 
     async def run(self) -> Summary:
         """Do it; BrokerError if there is no broker at the start."""
-        # Made once to know the fleet (and to compile nothing later), made anew when the time of the start is known.
+        # Made once to know the fleet and to have all code loaded, made anew when the time of the start is known.
+        began = time.monotonic()
         probe = Generator(self._scene, self._options, 0)
+        probe.step()
+        self._making_s = time.monotonic() - began
         self._ledger = Ledger(self._options.ledger)
         self._broker = Broker(self._options.host, self._options.port, self._ledger, random.Random(self._options.seed))
         fleet = probe.fleet
@@ -146,7 +149,7 @@ class Run:
             await asyncio.gather(*opening, return_exceptions=True)
 
     async def _send_all(self) -> None:
-        self._wall0 = time.time_ns() // 1000 + round(_START_S * 1e6)
+        self._wall0 = time.time_ns() // 1000 + round((_START_S + 2 * self._making_s) * 1e6)
         self._source = Generator(self._scene, self._options, self._wall0)
         fleet, t = self._source.fleet, self._source.time
         self._ledger.describe(

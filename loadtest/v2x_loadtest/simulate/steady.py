@@ -58,7 +58,6 @@ class Steady:
         self._base, self._copy = fleet.base.tolist(), fleet.copy.tolist()
         self._phase, self._ref = fleet.phase.tolist(), fleet.ref.tolist()
         self._region_shift = 1 + max((n["region"] for nodes in scene.maps.values() for n in nodes), default=0)
-        self._map_tails: dict[int, bytes] = {}
         self._said: dict[int, list[Announcement]] = {}
         for said in announcements(scene, rng):
             self._said.setdefault(said.rsu, []).append(said)
@@ -67,6 +66,7 @@ class Steady:
         lit = [i for i in rsus if scene.signals(scene.devices[self._base[i]].id, 0.0)]
         mapped = [i for i in rsus if scene.maps.get(scene.devices[self._base[i]].id)]
         telling = [i for i in rsus if self._base[i] in self._said]
+        self._map_tails = {i: self._map_tail(i) for i in mapped} if wanted("map") else {}
         for name, devices, speak in (
             ("map", mapped, self._map),
             ("spat", lit, self._spat),
@@ -117,14 +117,14 @@ class Steady:
         shift = self._copy[device] * self._region_shift
         out.add_ints(CODE["rsu", "spat"], device, stamp, messages.spat_ints(stamp[0], crossings, shift))
 
+    def _map_tail(self, device: int) -> bytes:
+        nodes, copy = self._scene.maps[self._scene.devices[self._base[device]].id], self._copy[device]
+        record = messages.map_record(nodes, copy, copy * self._region_shift, int(self._fleet.d_lon[device]))
+        return self._tails.encode(CODE["rsu", "map"], record)
+
     def _map(self, k: int, device: int, out: Collected) -> None:
-        code, tail = CODE["rsu", "map"], self._map_tails.get(device)
-        if tail is None:
-            nodes, copy = self._scene.maps[self._scene.devices[self._base[device]].id], self._copy[device]
-            d_lon = int(self._fleet.d_lon[device])
-            record = messages.map_record(nodes, copy, copy * self._region_shift, d_lon)
-            tail = self._map_tails[device] = self._tails.encode(code, record)
-        out.add_raw(code, device, self._clock.stamp(device, self._time(k, device)), tail)
+        stamp = self._clock.stamp(device, self._time(k, device))
+        out.add_raw(CODE["rsu", "map"], device, stamp, self._map_tails[device])
 
     def _rsi(self, k: int, device: int, out: Collected) -> None:
         loop, step = divmod(k, self._steps)
