@@ -1,8 +1,8 @@
 """A synthetic motorway for fusion's tests: true tracks, roadside units that see them badly, and the log they make.
 
 Numbers as in the project's fusion notes: 2 km, three lanes each way, eight units 250 m apart, 10 Hz, position noise
-half white, half AR(1) over one second, a bias and a clock error per unit, misses, false detections, local ids that break and swap, a
-network delay with a tail. Everything from one seed.
+half white, half AR(1) over one second, a bias and a clock error per unit, misses, false detections, local ids that
+break and swap, a network delay with a tail. Everything from one seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 from v2x.columns import Record
 from v2x.geo import LocalFrame
 from v2x.zones import ZoneMap
@@ -127,7 +126,15 @@ def zone_map(s: Settings) -> ZoneMap:
         lat, lon = FRAME.to_geo(*road(s, along))
         devices[f"RSU-{k + 1:02d}"] = {"zone": names[zone], "halo": halo, "lat": float(lat), "lon": float(lon)}
     return ZoneMap.parse(
-        {"version": 1, "name": "test", "partition_hint": None, "zones": zones, "devices": devices, "gantries": {}, "sections": []}
+        {
+            "version": 1,
+            "name": "test",
+            "partition_hint": None,
+            "zones": zones,
+            "devices": devices,
+            "gantries": {},
+            "sections": [],
+        }
     )
 
 
@@ -152,9 +159,8 @@ def scans(scene: Scene) -> list[tuple[float, str, dict[str, Any]]]:
         fresh = 30000
         slow = rng.normal(0, s.sigma_m * np.sqrt(0.5), (n, 2))
         phase = rng.uniform(0, 100)
-        seq = 0
         ghosts: list[list[float]] = []  # east, north, scans left, id
-        for t in np.arange(phase, s.seconds * 1000, 100.0):
+        for seq, t in enumerate(np.arange(phase, s.seconds * 1000, 100.0)):
             e, north = scene.at(t)
             step = min(int(t / 50), scene.steps - 1)
             slow = rho * slow + np.sqrt(1 - rho**2) * rng.normal(0, s.sigma_m * np.sqrt(0.5), (n, 2))
@@ -201,7 +207,6 @@ def scans(scene: Scene) -> list[tuple[float, str, dict[str, Any]]]:
             ghosts = [g for g in ghosts if g[2] > 0]
             delay = s.delay_ms + rng.exponential(4.0) + (rng.uniform(100, 300) if rng.random() < s.tail else 0.0)
             out.append((t + delay, device, rsm(device, seq, ts, lat0, lon0, people)))
-            seq += 1
     return sorted(out, key=lambda x: (x[0], x[1]))
 
 
@@ -213,7 +218,8 @@ def participant(
         "ptc_type": 3 if foot else 1, "ptc_id": ptc_id, "source": 7, "object_class": cls, "sec_mark": ts_ms % 60000,
         "d_lat": d_lat, "d_lon": d_lon, "ele": -4096, "pos_conf": 0, "transmission": 7,
         "speed": round(speed / 0.02), "heading": round(heading / 0.0125) % 28800, "speed_conf": 0, "heading_conf": 0,
-        "accel_long": 2001, "yaw_rate": 32767, "width": 50 if foot else 180, "length": 50 if foot else 450, "height": 30,
+        "accel_long": 2001, "yaw_rate": 32767, "width": 50 if foot else 180, "length": 50 if foot else 450,
+        "height": 30,
         **other,
     }  # fmt: skip
 
@@ -222,12 +228,15 @@ def rsm(
     device: str, seq: int, ts_ms: int, lat: int, lon: int, people: list[dict[str, int]], things: Any = ()
 ) -> dict[str, Any]:
     return {
-        "device": device, "boot": T0 - 1000, "seq": seq, "ts_ms": ts_ms, "msg_cnt": seq % 128, "sec_mark": ts_ms % 60000,
+        "device": device, "boot": T0 - 1000, "seq": seq, "ts_ms": ts_ms, "msg_cnt": seq % 128,
+        "sec_mark": ts_ms % 60000,
         "ref_lat": lat, "ref_lon": lon, "ref_ele": -4096, "participants": people, "obstacles": list(things),
     }  # fmt: skip
 
 
-def log(encoder: Any, messages: list[tuple[float, str, dict[str, Any]]], partition: int = 0, partitions: int = 1) -> list[Record]:
+def log(
+    encoder: Any, messages: list[tuple[float, str, dict[str, Any]]], partition: int = 0, partitions: int = 1
+) -> list[Record]:
     """Return a partition's log: genesis, the messages by arrival, ticks every 20 ms of silence."""
     genesis = {"generation": GENERATION, "partition": partition, "partitions": partitions, "ts_ms": T0}
     out = [Record(0, T0, b"genesis", encoder.encode("genesis", genesis), ())]

@@ -22,7 +22,8 @@ from v2x.fusion.kalman import distance2, noise, position_cov
 from v2x.fusion.track import birth, count_hit, feed, noise_of, note_source, recall, remember, replace
 
 FAST_VELOCITY: Final = 16.0
-CLASS_PENALTY: Final = 6.0  # somebody on foot and a vehicle are seldom the same
+FOOT_PENALTY: Final = 13.0  # somebody on foot is hardly a car ...
+BIKE_PENALTY: Final = 3.0  # ... but may be taken for a cyclist
 TENTATIVE_PENALTY: Final = 2.0
 MISS_MARGIN: Final = 2.0  # "none" costs the gate and this
 REACH_M: Final = 25.0
@@ -40,6 +41,14 @@ def _velocity2(s: Any, m: Any, prm: Any) -> Any:
     x, y = m[c.M_VE] - s[c.S_VE], m[c.M_VN] - s[c.S_VN]
     spread = 4.0 + 3.0 * prm[c.Q_SPEED] * prm[c.Q_SPEED] + s[c.S_P + 7] + s[c.S_P + 9]
     return (x * x + y * y) / spread
+
+
+@helper
+def _unlike(a: int, b: int) -> Any:
+    """Return the cost of two classes being one object; 0 is unknown."""
+    if a == 0 or b == 0 or (a == c.PEDESTRIAN) == (b == c.PEDESTRIAN):
+        return 0.0
+    return BIKE_PENALTY if a + b == c.PEDESTRIAN + c.CYCLIST else FOOT_PENALTY
 
 
 @helper
@@ -84,7 +93,6 @@ def _edges(
         z = (m[j, c.M_E], m[j, c.M_N])
         memory = recall(i, mem, k[j, c.K_KEY])
         cx, cy = floor(z[0] / cell), floor(z[1] / cell)
-        on_foot = k[j, c.K_CLS] == c.PEDESTRIAN
         for gx in range(cx - 1, cx + 2):
             for gy in range(cy - 1, cy + 2):
                 row = heads[cell_bucket(gx, gy, buckets)]
@@ -105,8 +113,7 @@ def _edges(
                     if not d < prm[c.Q_GATE]:
                         continue
                     d += min(_velocity2(s[here], m[j], prm), 12.0)
-                    if k[j, c.K_CLS] > 0 and on_foot != (i[here, c.I_CLS] == c.PEDESTRIAN):
-                        d += CLASS_PENALTY
+                    d += _unlike(k[j, c.K_CLS], i[here, c.I_CLS])
                     if not d < prm[c.Q_GATE]:
                         continue
                     if i[here, c.I_STATUS] == c.TENTATIVE:
