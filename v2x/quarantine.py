@@ -77,13 +77,19 @@ class Quarantine:
         if bad.any():
             np.add.at(self._bad, device[bad], 1.0)
             np.add.at(self._bad_now, device[bad], 1)
+        if not bad.any() and not self._in.any():
+            # Nothing to judge but bytes: a share can only fall.
+            held = self._bytes[device] > self.limits.bytes_per_second
+            return self._rule(device, held) if held.any() else Ruling(held, np.zeros(len(device), np.bool_))
         seen = np.unique(device)
         known = self._all[seen] >= self.limits.messages
         share = self._bad[seen] / self._all[seen]
         goes_in = (known & (share > self.limits.share_in)) | (self._bad_now[seen] > self.limits.bad_per_minute)
         stays = self._in[seen] & ~(known & (share < self.limits.share_out))
         self._in[seen] = goes_in | stays
-        held = self._in[device] | (self._bytes[device] > self.limits.bytes_per_second)
+        return self._rule(device, self._in[device] | (self._bytes[device] > self.limits.bytes_per_second))
+
+    def _rule(self, device: I32, held: Bools) -> Ruling:
         keep = np.zeros(len(device), np.bool_)
         for i in np.flatnonzero(held):
             keep[i] = self._kept[device[i]] < self.limits.keep_per_minute

@@ -34,6 +34,10 @@ class TimeVerdict(IntEnum):
     TOO_OLD = 2
 
 
+_AHEAD: Final = int(TimeVerdict.AHEAD)
+_TOO_OLD: Final = int(TimeVerdict.TOO_OLD)
+
+
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
     """Limits, milliseconds."""
@@ -73,17 +77,18 @@ class TimeRules:
         """
         self._watch_clock(now_ms, mono_ms)
         late = now_ms - ts_ms
-        verdict = np.where(late < -self.limits.ahead_ms, TimeVerdict.AHEAD, TimeVerdict.OK).astype(np.int32)
-        verdict[(late > self._oldest[kind]) & ~retained] = TimeVerdict.TOO_OLD
+        verdict = (late < -self.limits.ahead_ms).astype(np.int32) * _AHEAD
+        verdict[(late > self._oldest[kind]) & ~retained] = _TOO_OLD
         # All devices of the batch count before any message is judged.
         self._seen[device] = mono_ms
-        odd = verdict != TimeVerdict.OK
-        if odd.any():
+        odd = verdict != 0
+        any_odd = bool(odd.any())
+        if any_odd:
             self._odd[device[odd]] = mono_ms
-        if odd.any() or self.suspect:
+        if any_odd or self.suspect:
             self.suspect = self._doubt(mono_ms)
             if self.suspect:
-                verdict.fill(TimeVerdict.OK)
+                verdict.fill(0)
         return verdict
 
     def _watch_clock(self, now_ms: int, mono_ms: int) -> None:

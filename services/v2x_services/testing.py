@@ -28,12 +28,13 @@ class _Queued:
 
 @dataclass(slots=True)
 class FakeSink:
-    """A ``LogSink`` in memory. ``hold`` is a Kafka that does not answer; ``refuse`` names values it will never take."""
+    """A ``LogSink`` in memory. ``hold`` is a Kafka that does not answer."""
 
     topics: dict[str, int]
     max_record: int = 1 << 20
     max_pending: int = 64 << 20
     held: bool = False
+    refused_topics: set[str] = field(default_factory=set)  # topics that take nothing
     log: dict[tuple[str, int], list[Written]] = field(default_factory=dict)
     _queue: list[_Queued] = field(default_factory=list)
     _on_done: Completion | None = None
@@ -113,7 +114,7 @@ class FakeSink:
         refused: list[int] = []
         lost: list[Refused] = []
         for q in queue:
-            if q.size > self.max_record:
+            if q.size > self.max_record or q.place[0] in self.refused_topics:
                 refused.append(q.token)
                 lost.append(Refused(q.place[0], q.record.key, q.record.value, q.record.headers))
                 continue

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from v2x.deadletters import Reason
 from v2x.ledger import Released
 
+from v2x_services.ingest.topics import Topic
 from v2x_services.metrics import Hist, Metrics, Value
 
 # Fates of a message in the ledger.
@@ -75,6 +76,13 @@ class SessionCounts:
     def without_position(self, schema: str, messages: int) -> None:
         """Count valid messages whose own or reference position is 'unavailable'."""
         self._metrics.inc("v2x_ingest_unavailable_position_total", messages, schema=schema)
+
+    def jumped(self, topic: Topic) -> None:
+        """Count gaps and repeats of a topic's sequence numbers."""
+        assert topic.row is not None
+        self._metrics.inc("v2x_ingest_gaps_total", topic.gaps, type=topic.row.type)
+        self._metrics.inc("v2x_ingest_repeats_total", topic.repeats, type=topic.row.type)
+        topic.gaps = topic.repeats = 0
 
     def skew(self, schema: str, late_s: npt.NDArray[np.float64]) -> None:
         """Take how late messages are by their own time."""

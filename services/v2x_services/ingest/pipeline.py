@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from v2x.columns import I32, I64, Batch, Decoder
+from v2x.columns import I64, Batch, Decoder
 from v2x.deadletters import Letter, Reason, record
 from v2x.devices import DeviceTable
 from v2x.ledger import AckLedger
@@ -35,6 +35,7 @@ from v2x_codecs.framing import MQTT_HEADER, kafka_header
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services.ingest.counts import DEAD, DROPPED, FORWARDED, SessionCounts
+from v2x_services.ingest.judged import Judged, letter_of
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.ticks import Silence
 from v2x_services.ingest.topics import Place, Topic, TopicTable
@@ -56,6 +57,10 @@ _POSITIONS: Final = {
     "pole_env": ("pole_env", "lat", "lon"),
     "pile_status": ("pile_status", "lat", "lon"),
 }
+# As plain integers: numpy asks an enum's class many questions each time it meets one.
+_UNKNOWN_TOPIC: Final = int(Reason.UNKNOWN_TOPIC)
+_WRONG_DEVICE: Final = int(Reason.WRONG_DEVICE)
+_QUARANTINED: Final = int(Reason.QUARANTINED)
 _LAT_NONE: Final = 900_000_001
 _LON_NONE: Final = 1_800_000_001
 _RESUME_AT: Final = 0.5  # share of the bound below which reading goes on
@@ -103,20 +108,6 @@ class Shared:
             self.quarantine.clear()
 
 
-@dataclass(slots=True)
-class _Judged:
-    """Columns of the messages of one batch; −1 where a value is not known."""
-
-    reason: I32  # Reason, 0 if there is nothing wrong
-    decoded: Batch
-    names: Decoder  # of schemas and fields
-    ts_ms: I64
-    boot: I64
-    seq: I64
-    lat: I64  # 'unavailable' if there is none
-    lon: I64
-
-
 class Pipeline:
     """The listener of one MQTT session."""
 
@@ -157,7 +148,8 @@ class Pipeline:
         find = self._shared.topics.get
         topics = [find(name) for name in batch.topics]
         tokens = np.arange(first, first + len(topics), dtype=np.int64)
-        ours = np.fromiter((self._is_ours(topic) for topic in topics), np.bool_, len(topics))
+        kind = self.kind
+        ours = np.array([topic.session == kind for topic in topics], np.bool_)
         if ours.all():
             self._judge(batch, topics, batch.payloads, tokens, np.array(batch.retained, np.bool_))
         else:
@@ -171,12 +163,6 @@ class Pipeline:
         self._release()
         self._back_pressure()
 
-    def _is_ours(self, topic: Topic) -> bool:
-        if topic.place is Place.UPLINK:
-            assert topic.row is not None
-            return topic.row.message_class is self.kind
-        return topic.place is Place.STRAY and self.kind is MessageClass.PERISHABLE
-
     # -- judging
 
     def _judge(
@@ -188,12 +174,12 @@ class Pipeline:
         retained: npt.NDArray[np.bool_],
     ) -> None:
         shared, n = self._shared, len(topics)
-        expect = np.fromiter((topic.schema for topic in topics), np.int32, n)
-        numbers = np.fromiter((topic.number for topic in topics), np.int32, n)
+        expect = np.array([topic.schema for topic in topics], np.int32)
+        numbers = np.array([topic.number for topic in topics], np.int32)
         shared.forget()
         decoded = shared.decoder.decode_mqtt(payloads, expect)
         judged = self._columns(decoded, topics, batch.rx_us)
-        judged.reason[expect < 0] = Reason.UNKNOWN_TOPIC
+        judged.reason[expect < 0] = _UNKNOWN_TOPIC
         mono_ms = shared.clock.monotonic_us() // 1000
         good = judged.reason == 0
         if good.any():
@@ -202,24 +188,29 @@ class Pipeline:
                 batch.rx_us // 1000, mono_ms, numbers[good], judged.ts_ms[good], kinds, retained[good]
             )
             judged.reason[good] = _TIME_REASONS[verdict]
-        sizes = np.fromiter(map(len, payloads), np.int64, n)
+        sizes = np.array([len(payload) for payload in payloads], np.int64)
         ruling = shared.quarantine.judge(mono_ms, numbers, sizes, judged.reason != 0)
-        forward = ~ruling.held & (judged.reason == 0)
-        reason = np.where(ruling.held & (judged.reason == 0), Reason.QUARANTINED, judged.reason)
-        dead = (judged.reason != 0) & ~ruling.held | ruling.keep
+        headers = [(HEADER_RX, batch.rx_us.to_bytes(8, "big"))]
+        good = judged.reason == 0
+        forward = ~ruling.held & good
+        if forward.all():
+            self.ledger.decide(tokens, FORWARDED)
+            self._forward(list(range(n)), topics, payloads, tokens, judged, headers)
+            return
+        reason = np.where(ruling.held & good, _QUARANTINED, judged.reason)
+        dead = ~good & ~ruling.held | ruling.keep
         self.ledger.decide(tokens, np.where(forward, FORWARDED, np.where(dead, DEAD, DROPPED) + reason))
         only_counted = ~forward & ~dead
         if only_counted.any():
             self.ledger.settle(tokens[only_counted])
-        headers = [(HEADER_RX, batch.rx_us.to_bytes(8, "big"))]
         self._forward(np.flatnonzero(forward).tolist(), topics, payloads, tokens, judged, headers)
         for i in np.flatnonzero(dead).tolist():
-            letter = _letter(judged, i, Reason(int(reason[i])), topics[i], payloads[i], batch.rx_us)
+            letter = letter_of(judged, i, Reason(int(reason[i])), topics[i], payloads[i], batch.rx_us)
             self._bury(letter, topics[i], int(tokens[i]), headers)
 
-    def _columns(self, decoded: Batch, topics: Sequence[Topic], rx_us: int) -> _Judged:
+    def _columns(self, decoded: Batch, topics: Sequence[Topic], rx_us: int) -> Judged:
         n = len(topics)
-        judged = _Judged(
+        judged = Judged(
             reason=decoded.verdict.astype(np.int32),
             decoded=decoded,
             names=self._shared.decoder,
@@ -229,7 +220,7 @@ class Pipeline:
             lat=np.full(n, _LAT_NONE, np.int64),
             lon=np.full(n, _LON_NONE, np.int64),
         )
-        for index in np.unique(decoded.schema[decoded.row >= 0]).tolist():
+        for index in sorted(set(decoded.schema[decoded.row >= 0].tolist())):
             name = self._shared.decoder.schemas[index]
             table = decoded.tables[name]
             rows = table.msg
@@ -239,11 +230,13 @@ class Pipeline:
             judged.boot[rows] = table.col("boot")
             judged.seq[rows] = table.col("seq")
             heap = decoded.heap
-            for i, off, size in zip(
-                rows.tolist(), table.col("device.off").tolist(), table.col("device.len").tolist(), strict=True
-            ):
-                if heap[off : off + size] != topics[i].id:
-                    judged.reason[i] = Reason.WRONG_DEVICE
+            columns = (table.col(c).tolist() for c in ("device.off", "device.len", "boot", "seq"))
+            for i, off, size, boot, seq in zip(rows.tolist(), *columns, strict=True):
+                topic = topics[i]
+                if heap[off : off + size] != topic.id:
+                    judged.reason[i] = _WRONG_DEVICE
+                elif topic.row is not None and topic.follow(boot, seq):
+                    self.counts.jumped(topic)
             if name in _POSITIONS:
                 place, lat, lon = _POSITIONS[name]
                 where = decoded.tables[place]
@@ -264,7 +257,7 @@ class Pipeline:
         topics: Sequence[Topic],
         payloads: Sequence[bytes],
         tokens: I64,
-        judged: _Judged,
+        judged: Judged,
         headers: Headers,
     ) -> None:
         shared, append = self._shared, self._sink.append
@@ -296,7 +289,7 @@ class Pipeline:
                         shared.silence.broken(partition)
                     self.counts.copied(len(partitions) - 1)
 
-    def _place(self, topic: Topic, judged: _Judged, i: int) -> Partitions:
+    def _place(self, topic: Topic, judged: Judged, i: int) -> Partitions:
         assert topic.row is not None
         moves = topic.row.kind == "obu"
         return self._shared.router.place(topic.device, int(judged.lat[i]), int(judged.lon[i]), moves=moves)
@@ -332,7 +325,7 @@ class Pipeline:
             rx_us = int.from_bytes(dict(refused.headers).get(HEADER_RX, b""), "big")
             device = (refused.key or b"").decode("utf-8", "replace") if refused.topic != GANTRY else ""
             letter = Letter(Reason.RECORD_TOO_LARGE, str(error), refused.topic, refused.value, rx_us, device)
-            nowhere = Topic(refused.topic, Place.STRAY, device, device.encode(), 0, None, -1)
+            nowhere = Topic(refused.topic, Place.STRAY, device, device.encode(), 0, -1, None, -1)
             self._bury(letter, nowhere, token, [(HEADER_RX, rx_us.to_bytes(8, "big"))])
         return settled
 
@@ -343,7 +336,7 @@ class Pipeline:
             return
         acknowledged = 0
         wanted = out.packet_id > 0
-        for epoch in np.unique(out.epoch[wanted]).tolist():
+        for epoch in sorted(set(out.epoch[wanted].tolist())):
             ids = out.packet_id[wanted & (out.epoch == epoch)]
             if self._source.acknowledge(epoch, ids.tolist()):
                 acknowledged += len(ids)
@@ -361,37 +354,3 @@ class Pipeline:
         elif self._paused and load < _RESUME_AT:
             self._paused = False
             self._source.resume()
-
-
-def _letter(judged: _Judged, i: int, reason: Reason, topic: Topic, payload: bytes, rx_us: int) -> Letter:
-    """Return what is known about a bad message."""
-    decoded, at = judged.decoded, int(judged.decoded.at[i])
-    late_s = (rx_us / 1000 - int(judged.ts_ms[i])) / 1000
-    match reason:
-        case Reason.UNKNOWN_TOPIC:
-            detail = topic.error
-        case Reason.WRONG_DEVICE:
-            detail = f"the topic says {topic.device!r}, the message another device"
-        case Reason.AHEAD:
-            detail = f"ts_ms {judged.ts_ms[i]} is {-late_s:.3f} s ahead"
-        case Reason.TOO_OLD:
-            detail = f"ts_ms {judged.ts_ms[i]} is {late_s:.0f} s old"
-        case Reason.QUARANTINED:
-            detail = f"device {topic.device!r} is in quarantine for bad messages or too many bytes"
-        case _:
-            bad, known = int(decoded.bad_field[i]), int(decoded.schema[i])
-            where = f" in field {judged.names.field_names[bad]}" if bad >= 0 else ""
-            schema = f" (schema {judged.names.schemas[known]})" if known >= 0 else ""
-            detail = f"{reason.label} at byte {at} of {len(payload)}{where}{schema}"
-    return Letter(
-        reason,
-        detail,
-        topic.name,
-        payload,
-        rx_us,
-        topic.device,
-        topic.row.type if topic.row is not None else "",
-        at if reason < Reason.UNKNOWN_TOPIC else -1,
-        int(judged.boot[i]),
-        int(judged.seq[i]),
-    )

@@ -49,11 +49,32 @@ class Topic:
     device: str
     id: bytes  # the device as bytes
     number: int  # of the device, in the device table
+    session: int  # the MessageClass whose session takes it; -1 none
     row: UplinkType | None
     schema: int  # index of the schema that its payloads must have; -1 none
     error: str = ""
     partitions: Partitions = ()  # where its messages go; empty if the position decides
     personal: bool = False  # payloads may name a person: seal them
+    boot: int = -1  # of its newest message
+    seq: int = -1
+    gaps: int = 0  # sequence numbers skipped, since last counted
+    repeats: int = 0  # sequence numbers not above the newest: repeated, or late
+
+    def follow(self, boot: int, seq: int) -> bool:
+        """Note a message's place in its device's counting; return whether it is not simply the next one."""
+        if boot != self.boot:
+            self.boot, self.seq = boot, seq
+            return False
+        step = seq - self.seq
+        if step == 1:
+            self.seq = seq
+            return False
+        if step > 1:
+            self.gaps += step - 1
+            self.seq = seq
+        else:
+            self.repeats += 1
+        return True
 
 
 class TopicTable:
@@ -90,10 +111,14 @@ class TopicTable:
             row = parse_uplink(name).row
         except TopicError as e:
             place = Place.DOWNLINK if len(parts) == _PARTS and parts[-1] == "down" else Place.STRAY
-            return Topic(name, place, device, device.encode(), number, None, -1, str(e), (), personal)
+            session = MessageClass.PERISHABLE if place is Place.STRAY else -1
+            return Topic(name, place, device, device.encode(), number, session, None, -1, str(e), (), personal)
         if row.kafka == OBSERVATIONS:
             partitions = self._router.fixed(device) or ()
         else:
             partitions = (partition_of(device.encode(), self._partitions[row.kafka]),)
         schema = self._schemas[row.schema]
-        return Topic(name, Place.UPLINK, device, device.encode(), number, row, schema, "", partitions, personal)
+        session = row.message_class
+        return Topic(
+            name, Place.UPLINK, device, device.encode(), number, session, row, schema, "", partitions, personal
+        )

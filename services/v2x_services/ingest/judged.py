@@ -1,0 +1,58 @@
+"""What is known about the messages of a batch once they are judged, and the dead letter of one that is bad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from v2x.columns import I32, I64, Batch, Decoder
+from v2x.deadletters import Letter, Reason
+
+from v2x_services.ingest.topics import Topic
+
+
+@dataclass(slots=True)
+class Judged:
+    """Columns of the messages of one batch; −1 where a value is not known."""
+
+    reason: I32  # Reason, 0 if there is nothing wrong
+    decoded: Batch
+    names: Decoder  # of schemas and fields
+    ts_ms: I64
+    boot: I64
+    seq: I64
+    lat: I64  # 'unavailable' if there is none
+    lon: I64
+
+
+def letter_of(judged: Judged, i: int, reason: Reason, topic: Topic, payload: bytes, rx_us: int) -> Letter:
+    """Return what is known about a bad message."""
+    decoded, at = judged.decoded, int(judged.decoded.at[i])
+    late_s = (rx_us / 1000 - int(judged.ts_ms[i])) / 1000
+    match reason:
+        case Reason.UNKNOWN_TOPIC:
+            detail = topic.error
+        case Reason.WRONG_DEVICE:
+            detail = f"the topic says {topic.device!r}, the message another device"
+        case Reason.AHEAD:
+            detail = f"ts_ms {judged.ts_ms[i]} is {-late_s:.3f} s ahead"
+        case Reason.TOO_OLD:
+            detail = f"ts_ms {judged.ts_ms[i]} is {late_s:.0f} s old"
+        case Reason.QUARANTINED:
+            detail = f"device {topic.device!r} is in quarantine for bad messages or too many bytes"
+        case _:
+            bad, known = int(decoded.bad_field[i]), int(decoded.schema[i])
+            where = f" in field {judged.names.field_names[bad]}" if bad >= 0 else ""
+            schema = f" (schema {judged.names.schemas[known]})" if known >= 0 else ""
+            detail = f"{reason.label} at byte {at} of {len(payload)}{where}{schema}"
+    return Letter(
+        reason,
+        detail,
+        topic.name,
+        payload,
+        rx_us,
+        topic.device,
+        topic.row.type if topic.row is not None else "",
+        at if reason < Reason.UNKNOWN_TOPIC else -1,
+        int(judged.boot[i]),
+        int(judged.seq[i]),
+    )

@@ -1,0 +1,191 @@
+"""The pipeline on fakes: the moments that real brokers show only by luck."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from tests.integration.ingest_world import CODEC, REGISTRY, ZONES, record
+from v2x.columns import Decoder
+from v2x.devices import DeviceTable
+from v2x.quarantine import Quarantine
+from v2x.routing import Router
+from v2x.timerules import TimeRules
+from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, MessageClass, uplink_topic
+from v2x.zones import ZoneMap
+
+from v2x_codecs.decoder import ColumnDecoder
+from v2x_codecs.reference import ReferenceDecoder
+from v2x_services.ingest.counts import SessionCounts
+from v2x_services.ingest.pipeline import Pipeline, Shared
+from v2x_services.ingest.privacy import Keys
+from v2x_services.ingest.ticks import Silence, Ticker
+from v2x_services.ingest.topics import TopicTable
+from v2x_services.metrics import LAWS, Metrics
+from v2x_services.testing import FakeClock, FakeSink, FakeSource
+
+PARTITIONS = 16  # enough for the two zones to be in different ones
+
+
+@dataclass
+class Bench:
+    pipeline: Pipeline
+    source: FakeSource
+    sink: FakeSink
+    metrics: Metrics
+    clock: FakeClock
+    shared: Shared
+
+    def rsm(self, device: str, seq: int, **fields: int) -> tuple[str, bytes]:
+        made = record("rsm", device, seq, **{"ts_ms": self.clock.us // 1000, **fields})
+        return uplink_topic("rsu", device, "rsm"), CODEC.encode_mqtt("rsm", made)
+
+    def deliver(self, *messages: tuple[str, bytes]) -> list[int]:
+        return self.source.deliver(messages, rx_us=self.clock.us)
+
+    def count(self, name: str) -> int:
+        return int(self.metrics.total(name))
+
+    def balanced(self) -> bool:
+        return self.metrics.imbalance(LAWS[0]) == 0
+
+
+@pytest.fixture(params=[ColumnDecoder, ReferenceDecoder])
+async def bench(request: pytest.FixtureRequest) -> Bench:
+    decoder: Decoder = request.param(REGISTRY, 20_000)
+    partitions = dict.fromkeys((OBSERVATIONS, GANTRY, DEVICES, DEADLETTER), PARTITIONS)
+    clock, devices, metrics = FakeClock(), DeviceTable(64), Metrics("ingest")
+    router = Router(ZoneMap.parse(ZONES), PARTITIONS)
+    shared = Shared(
+        registry=REGISTRY,
+        decoder=decoder,
+        codec=CODEC,
+        router=router,
+        topics=TopicTable(devices, router, decoder.schemas, partitions),
+        devices=devices,
+        times=TimeRules(devices.capacity),
+        quarantine=Quarantine(devices.capacity),
+        keys=Keys(bytes(32)),
+        silence=Silence(PARTITIONS, clock),
+        clock=clock,
+        max_pending=100_000,
+        max_in_flight=100,
+    )
+    source, sink = FakeSource(), FakeSink(partitions)
+    pipeline = Pipeline(MessageClass.PERISHABLE, shared, source, sink, SessionCounts(metrics, "perishable"))
+    await pipeline.start()
+    return Bench(pipeline, source, sink, metrics, clock, shared)
+
+
+async def test_nothing_is_acknowledged_before_it_is_durable(bench: Bench) -> None:
+    bench.sink.hold()
+    ids = bench.deliver(bench.rsm("RSU-1", 1), ("v2x/v1/rsu/RSU-1/rsm/up", b"junk"), bench.rsm("RSU-1", 2))
+    await asyncio.sleep(0)
+    assert bench.source.acknowledged == []
+    assert bench.balanced()
+    bench.sink.release()
+    await bench.sink.drain()
+    assert bench.source.acknowledged == [(1, i) for i in ids]
+    assert bench.balanced()
+    assert (bench.count("v2x_ingest_forwarded_total"), bench.count("v2x_ingest_dead_letters_total")) == (2, 1)
+
+
+async def test_what_comes_durable_after_a_reconnect_is_not_acknowledged_but_comes_again(bench: Bench) -> None:
+    bench.sink.hold()
+    ids = bench.deliver(bench.rsm("RSU-1", 1), bench.rsm("RSU-1", 2))
+    bench.source.reconnect(rx_us=bench.clock.us)
+    bench.sink.release()
+    await bench.sink.drain()
+    assert bench.source.acknowledged == [(2, i) for i in ids]
+    assert len(bench.sink.records(OBSERVATIONS)) == 4  # twice in the log: the reader's rule covers it
+    assert bench.count("v2x_ingest_repeats_total") == 2
+    assert bench.balanced()
+
+
+async def test_a_copy_that_is_late_holds_the_acknowledgement(bench: Bench) -> None:
+    (one,) = bench.deliver(bench.rsm("RSU-EDGE", 1))
+    await bench.sink.drain()
+    assert bench.source.acknowledged == [(1, one)]
+    rows = bench.sink.records(OBSERVATIONS)
+    assert sorted("copy" in dict(r.headers) for r in rows) == [False, True]
+    assert len({key for key, written in bench.sink.log.items() if written}) == 2
+    assert bench.count("v2x_ingest_copies_total") == 1
+
+
+async def test_a_record_that_kafka_refuses_becomes_a_dead_letter(bench: Bench) -> None:
+    topic, _ = bench.rsm("RSU-1", 1)
+    big = record("rsm", "RSU-1", 2, ts_ms=bench.clock.us // 1000)
+    big["participants"] = big["participants"][:1] * 250
+    bench.sink.max_record = 4_000
+    ids = bench.deliver((topic, CODEC.encode_mqtt("rsm", big)), bench.rsm("RSU-1", 3))
+    await bench.sink.drain()
+    # Its bytes are over the limit as well here, so the letter is refused in turn: counted, never stuck.
+    assert bench.source.acknowledged == [(1, i) for i in ids]
+    assert bench.count("v2x_ingest_forwarded_total") == 1
+    assert bench.balanced()
+    bench.sink.max_record = 1 << 20
+    bench.sink.refused_topics = {OBSERVATIONS}
+    ids += bench.deliver((topic, CODEC.encode_mqtt("rsm", big)))
+    await bench.sink.drain()
+    (letter,) = bench.sink.records(DEADLETTER)
+    _, found = CODEC.decode_kafka(letter.value)
+    assert (found["reason"], found["device"], found["topic"]) == ("record_too_large", "RSU-1", OBSERVATIONS)
+    assert found["rx_us"] == bench.clock.us
+    assert bench.source.acknowledged == [(1, i) for i in ids]
+    assert bench.balanced()
+
+
+async def test_reading_pauses_while_too_much_is_in_flight(bench: Bench) -> None:
+    bench.sink.hold()
+    bench.deliver(*[bench.rsm("RSU-1", seq) for seq in range(101)])
+    assert bench.source.paused
+    bench.sink.release()
+    await bench.sink.drain()
+    assert not bench.source.paused
+
+
+async def test_what_belongs_to_others_is_set_aside(bench: Bench) -> None:
+    made = record("rsi", "RSU-1", 1)
+    ids = bench.deliver(
+        (uplink_topic("rsu", "RSU-1", "rsi"), CODEC.encode_mqtt("rsi", made)), ("v2x/v1/rsu/RSU-1/confirm/down", b"")
+    )
+    assert bench.source.acknowledged == [(1, i) for i in ids]
+    assert bench.sink.pending_records == 0
+    assert bench.count("v2x_ingest_dropped_total") == 2
+    assert bench.balanced()
+
+
+async def test_gaps_and_repeats_of_sequence_numbers(bench: Bench) -> None:
+    bench.deliver(*[bench.rsm("RSU-1", seq) for seq in (5, 6, 9, 9, 8, 10)])
+    assert (bench.count("v2x_ingest_gaps_total"), bench.count("v2x_ingest_repeats_total")) == (2, 2)
+    bench.deliver(bench.rsm("RSU-1", 0, boot=1_800_000_000_000))
+    assert (bench.count("v2x_ingest_gaps_total"), bench.count("v2x_ingest_repeats_total")) == (2, 2)
+    await bench.sink.drain()
+
+
+async def test_more_devices_than_the_table_holds_are_no_harm(bench: Bench) -> None:
+    for i in range(300):
+        bench.deliver(bench.rsm(f"NEW-{i}", 1), (f"v2x/v1/rsu/NEW-{i}/nonsense/up", b"x"))
+    await bench.sink.drain()
+    assert bench.count("v2x_ingest_forwarded_total") == 300
+    assert bench.count("v2x_ingest_dead_letters_total") == 300
+    assert len(bench.shared.devices) <= 64
+    assert bench.balanced()
+
+
+async def test_ticks_go_to_silent_partitions_only(bench: Bench) -> None:
+    ticker = Ticker("me", bench.sink, bench.shared.silence, CODEC, bench.clock, 20)
+    bench.clock.advance(1)
+    assert ticker.tick() == PARTITIONS
+    assert ticker.tick() == 0
+    bench.clock.advance(0.015)
+    bench.deliver(bench.rsm("RSU-1", 1))
+    bench.clock.advance(0.010)
+    assert ticker.tick() == PARTITIONS - 1
+    await bench.sink.drain()
+    assert bench.balanced()
+    bench.sink.hold()
+    bench.clock.advance(1)
+    bench.sink.append(OBSERVATIONS, 0, None, b"x" * (2 << 20), (), -1)
+    assert ticker.tick() == 0  # Kafka is behind: ticks must not pile up
