@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -28,7 +27,6 @@ def demo(
     """
     from v2x_loadtest.demo.run import DemoOptions, run_demo  # noqa: PLC0415 - all of it loads only when asked for
 
-    signal.signal(signal.SIGTERM, _as_ctrl_c)
     options = DemoOptions(scene, duration, offset, chaos, scale, seed, out, keep)
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -36,7 +34,3 @@ def demo(
     code = run_demo(options, console)
     if code:
         raise typer.Exit(code)
-
-
-def _as_ctrl_c(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -35,7 +35,7 @@ _SETTLED_S: Final = 30.0
 class Service(Process):
     """One `v2x ingest` or `v2x fuse`."""
 
-    start_s = 90.0  # the first start on a machine compiles kernels
+    start_s = 240.0  # the first start on a machine compiles kernels: a minute of CPU, and others may want it too
 
     def __init__(self, name: str, args: list[str], folder: Path, env: Mapping[str, str], say: Say) -> None:
         super().__init__(folder, lambda line: say(name, line))

@@ -26,6 +26,7 @@ from v2x_loadtest.audit.log import Log, read_log
 from v2x_loadtest.audit.report import print_audit
 from v2x_loadtest.audit.verdict import judge
 from v2x_loadtest.demo.faults import inflict
+from v2x_loadtest.demo.interrupt import closing, interruptible, run_interruptible
 from v2x_loadtest.demo.result import result
 from v2x_loadtest.demo.scrape import scrape
 from v2x_loadtest.demo.screen import Screen, Status
@@ -72,13 +73,14 @@ def run_demo(options: DemoOptions, console: Console) -> int:
         ledger_dir = folder / "ledger"
         screen.phase("starting Kafka, Mosquitto, ingest and fusion")
         stack = Stack(folder, zones, say=lambda who, line: screen.say(line, "yellow") if who == "up" else None, **given)
-        with stack:
+        with interruptible(), closing(stack):
+            stack.start()
             screen.say(
                 f"running: Kafka {stack.kafka_bootstrap}, MQTT {stack.mqtt_host}:{stack.mqtt_port} "
                 f"(ready after {time.monotonic() - began:.1f} s; logs in {folder})",
                 "dim",
             )
-            log, summary = asyncio.run(_drive(options, stack, screen, ledger_dir))
+            log, summary = run_interruptible(_drive(options, stack, screen, ledger_dir))
             screen.status = Status()
             screen.phase("stopping")
         screen.phase("counting")
