@@ -62,7 +62,7 @@ def rsm(device: str, seq: int, **fields: Any) -> tuple[str, bytes]:
 
 
 class Publisher:
-    """A device's MQTT connection: many publishes in flight, and what was acknowledged; survives a broker's restart."""
+    """A device's MQTT connection: many publishes in flight, and what was acknowledged."""
 
     def __init__(self, port: int, name: str) -> None:
         self.port, self.name = port, name

@@ -80,6 +80,7 @@ class Ingest:
         self._ticker: Ticker | None = None
         self._alarm = ""
         self._seen = (0.0, 0.0)
+        self._received: dict[str, float] = {}
         metrics.before_scrape(self._refresh)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -150,7 +151,6 @@ class Ingest:
             pipeline = Pipeline(kind, shared, source, sink, SessionCounts(self._metrics, name))
             self._pipelines.append(pipeline)
             await pipeline.start()
-            self._metrics.set("v2x_ingest_outage_budget_seconds", s.outage_budget_s, session=name)
         self._ticker = Ticker(s.ingest_id, self._sinks[MessageClass.PERISHABLE], silence, codec, self._clock, s.tick_ms)
         self.why_not_ready = ""
         log.info(
@@ -187,6 +187,18 @@ class Ingest:
             if alarm and not self._alarm:
                 log.error("a large share of all messages is bad", share=round(share, 2))
             self._alarm = alarm
+            self._tell_outage_budget()
+
+    def _tell_outage_budget(self) -> None:
+        """Show how long we may be away before the broker drops: until the session expires, or its queue is full."""
+        s = self._settings
+        for kind in self._sources:
+            name = SESSION_NAMES[kind]
+            received = self._metrics.value("v2x_ingest_received_total", session=name).value
+            rate = (received - self._received.get(name, 0.0)) / _WATCH_S
+            self._received[name] = received
+            budget = min(float(s.session_expiry_s), s.queue_messages / rate) if rate > 0 else float(s.session_expiry_s)
+            self._metrics.set("v2x_ingest_outage_budget_seconds", budget, session=name)
 
     async def _finish(self) -> None:
         """Stop reading, let what is on its way become durable and acknowledged, then disconnect."""
