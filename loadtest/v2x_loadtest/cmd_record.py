@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -51,23 +52,32 @@ def record(
     console = Console()
     console.print(event_table(made))
     console.print(f"{target}: {size / 1e6:.2f} MB, {made.duration_s:.0f} s, {len(made.vehicles)} objects")
+    optional = sum("optional" in e.details for e in made.events)
+    console.print(f"{optional} more are optional: at a rule's limits, part of a queue, or said better by another event")
     missing = sorted(set(made.info["planted"]) - {e.kind for e in made.events if e.details.get("planted")})
     if missing:
         console.print(f"[yellow]with this seed nobody fitted for: {', '.join(missing)}; try another[/yellow]")
 
 
 def event_table(scene: Scene) -> Table:
-    """Return the scene's true events as a table."""
-    table = Table(title=f"Truth of {scene.name}")
-    for name in ("id", "kind", "code", "start s", "end s", "dwell s", "link", "lane", "vehicles", "seen", "note"):
-        table.add_column(name)
+    """Return the events that a detector must find as a table."""
+    table = Table(title=f"{scene.name}: what must be found", box=SIMPLE_HEAD, padding=0, title_justify="left")
+    for name in ("id", "kind", "code", "from s", "to s", "dwell s", "link", "lane", "origin"):
+        table.add_column(name, no_wrap=True)
     for e in scene.events:
-        note = "planted" if e.details.get("planted") else "natural"
-        if "optional" in e.details:
-            note += f", optional ({e.details['optional']})"
-        table.add_row(
-            e.id, e.kind, str(e.code), f"{e.start_s:.1f}", "-" if e.end_s is None else f"{e.end_s:.1f}",
-            f"{e.dwell_s:.0f}", e.link, str(e.lane), str(e.vehicles[0] if len(e.vehicles) == 1 else len(e.vehicles)),
-            "yes" if e.observable else "no", note,
-        )  # fmt: skip
+        if "optional" not in e.details:
+            origin = ("planted" if e.details["planted"] else "natural") + ("" if e.observable else ", unseen")
+            end = "-" if e.end_s is None else f"{e.end_s:.1f}"
+            cells = (
+                e.id,
+                e.kind,
+                str(e.code),
+                f"{e.start_s:.1f}",
+                end,
+                f"{e.dwell_s:.0f}",
+                e.link,
+                str(e.lane),
+                origin,
+            )
+            table.add_row(*cells)
     return table

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from v2x.errors import ConfigError
+
 from v2x_loadtest.scene import SignalPhase, SignalPlan, load_scene, save_scene
 from v2x_loadtest.scene.store import pack, unpack
 from v2x_loadtest.scene.synthetic import synthetic_scene

@@ -124,7 +124,7 @@ def scene(
     sections: list[dict[str, Any]],
     plans: list[SignalPlan],
     planted: list[tuple[str, str]],
-    post: Callable[[F8, F8], tuple[F8, F8]],
+    post: Callable[[F8, F8], tuple[F8, F8]] | None,
     grid_xy: dict[str, tuple[float, float]],
     wanted: Sequence[str],
     notes: dict[str, Any],
@@ -141,7 +141,7 @@ def scene(
         devices=devices,
         maps={d.id: lanes.nodes_near(*grid_xy[d.id], d.range_m, ELE_M) for d in rsus},
         plans=plans,
-        passages=passages(tracks, devices, post),
+        passages=passages(tracks if post else [], devices, post or (lambda x, y: (x, y))),
         events=events(prefix, lanes, tracks, steps, planted, rsus),
         ele_m=ELE_M,
         info={

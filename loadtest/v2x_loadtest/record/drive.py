@@ -69,10 +69,11 @@ class Drive:
         self.lanes: list[str] = []
         self.flags: dict[str, int] = {}  # event flags of a vehicle from now on
         self.notes: list[str] = []
+        self.lights: dict[str, list[str]] = {}  # SUMO's own words on each signal, one a whole scene second
         self._lane_index: dict[str, int] = {}
         self._command = [
             "sumo", "-n", str(net), "-r", str(routes), "--step-length", str(STEP_S), "--seed", str(seed),
-            "--step-method.ballistic", "true", "--lanechange.duration", "3", "--time-to-teleport", "-1",
+            "--step-method.ballistic", "true", "--time-to-teleport", "-1",
             "--collision.action", "warn", "--no-step-log", "true", "--duration-log.disable", "true",
             "--extrapolate-departpos", "true", *extra,
         ]  # fmt: skip
@@ -123,6 +124,21 @@ class Drive:
             raw.lane.append(number)
             raw.flags.append(self.flags.get(id_, 0))
         self.cars = cars
+        person = self.sumo.person
+        for id_ in person.getIDList():
+            raw = self.raw.get(id_)
+            if raw is None:
+                raw = self.raw[id_] = Raw(self.step, "person")
+            x, y = person.getPosition(id_)
+            raw.x.append(x)
+            raw.y.append(y)
+            raw.angle.append(person.getAngle(id_))
+            raw.speed.append(max(0.0, person.getSpeed(id_)))
+            raw.lane.append(-1)
+            raw.flags.append(0)
+        if self.step >= 0 and self.step % 10 == 0:
+            for id_ in self.sumo.trafficlight.getIDList():
+                self.lights.setdefault(id_, []).append(self.sumo.trafficlight.getRedYellowGreenState(id_))
 
     def until(self, t: float) -> Iterator[None]:
         """Wait for scene second ``t``: ``yield from drive.until(8.0)``."""

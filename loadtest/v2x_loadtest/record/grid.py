@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -48,8 +47,3 @@ def grid_heading(dx: F8, dy: F8) -> F8:
     """Return the heading (deg, clockwise from grid north) of a displacement."""
     out: F8 = np.degrees(np.arctan2(dx, dy)) % 360.0
     return out
-
-
-def azimuth_unit(heading: float) -> tuple[float, float]:
-    """Return the unit vector (east, north) of a heading."""
-    return math.sin(math.radians(heading)), math.cos(math.radians(heading))

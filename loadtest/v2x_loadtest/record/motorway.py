@@ -184,21 +184,12 @@ def demand(path: Path, seed: int, until_s: float, rate: float) -> dict[str, Kind
             id_ = f"{letter}{n:05d}"
             n += 1
             who[id_] = kind
-            rows.append(
-                (
-                    at,
-                    (
-                        f'<vehicle id="{id_}" type="{kind.name}" route="r{letter}" depart="{at:.1f}" departLane="{lane}" '
-                        f'departPos="base" departSpeed="desired"/>'
-                    ),
-                )
+            text = (
+                f'<vehicle id="{id_}" type="{kind.name}" route="r{letter}" depart="{at:.1f}" departLane="{lane}" '
+                'departPos="base" departSpeed="desired"/>'
             )
+            rows.append((at, text))
     rows.sort()
-    types = "".join(
-        k.xml(
-            'lcStrategic="0.2" lcCooperative="1" lcKeepRight="0.3" lcMaxSpeedLatStanding="0" lcMaxSpeedLatFactor="0.12"'
-        )
-        for k in kinds.values()
-    )
+    types = "".join(k.xml('lcStrategic="0.2" lcCooperative="1" lcKeepRight="0.3"') for k in kinds.values())
     path.write_text(f"<routes>{types}{routes}{''.join(text for _, text in rows)}</routes>")
     return who

@@ -88,15 +88,16 @@ def _make_way(drive: Drive, stretch: Stretch, index: int, side: int, who: str, s
 
 
 def stopped(
-    stretch: Stretch, index: int, side: int, at: float, lo: float, hi: float, hold: float, ok: Callable[[Car], bool]
-) -> Callable[[Drive], Script]:
+    stretch: Stretch, index: int, side: int, at: float, lo: float, hi: float, hold: float, ok: Callable[[Car], bool],
+    lead: float = 7.0,
+) -> Callable[[Drive], Script]:  # fmt: skip
     """Let a car brake to a stand on its running lane, stand ``hold`` seconds, and go on."""
 
     def script(drive: Drive) -> Script:
         v = drive.sumo.vehicle
         who = yield from _await(drive, stretch, index, at, lo, hi, 0.0, ok)
         v.setLaneChangeMode(who, _KEEP_LANE)
-        yield from _make_way(drive, stretch, index, side, who, 7.0)
+        yield from _make_way(drive, stretch, index, side, who, lead)
         v.setDecel(who, 3.2)
         v.slowDown(who, 0.0, v.getSpeed(who) / 3.0)
         since = None
@@ -235,6 +236,29 @@ def breakdown(
     return script
 
 
+def stranded(
+    stretch: Stretch, index: int, at: float, lo: float, hi: float, ok: Callable[[Car], bool]
+) -> Callable[[Drive], Script]:
+    """Let a car set its hazard lights, stop on its lane and stay there."""
+
+    def script(drive: Drive) -> Script:
+        v = drive.sumo.vehicle
+        who = yield from _await(drive, stretch, index, at, lo, hi, 0.0, ok)
+        drive.notes.append(f"BREAKDOWN {who}")
+        drive.flags[who] = FLAG_HAZARD
+        v.setLaneChangeMode(who, _KEEP_LANE)
+        yield from drive.until(drive.t + 3.5)  # a lane change that has begun ends first
+        v.setDecel(who, 3.2)
+        v.slowDown(who, 0.0, v.getSpeed(who) / 3.0)
+        while drive.cars[who].speed > 0.05:
+            yield
+        v.setSpeed(who, 0.0)
+        drive.flags[who] = FLAG_HAZARD | FLAG_DISABLED
+        yield
+
+    return script
+
+
 def closure(
     stretch: Stretch, closed: tuple[int, ...], past: tuple[int, float] | None, edge: str, at: float, until: float
 ) -> Callable[[Drive], Script]:
@@ -247,10 +271,13 @@ def closure(
         v, lane = drive.sumo.vehicle, drive.sumo.lane
         yield from drive.until(at)
         start = stretch.begin[stretch.edges.index(edge)]
-        for car in drive.cars.values():
+        after = start + lane.getLength(f"{edge}_0") + 5.0
+        through: dict[str, tuple[float, float]] = {}  # who is let through: own highest speed and speed factor
+        for car in list(drive.cars.values()):
             s = stretch.along(car)
-            if s is None or s < start - (car.speed**2 / (2 * 1.6) + 30.0):
+            if s is None or not start - (car.speed**2 / (2 * 1.6) + 30.0) <= s <= after:
                 continue
+            through[car.id] = (v.getMaxSpeed(car.id), v.getSpeedFactor(car.id))
             v.setVehicleClass(car.id, "custom1")
             if past:
                 v.setMaxSpeed(car.id, max(car.speed, 5.0))
@@ -261,7 +288,15 @@ def closure(
             lane.setAllowed(f"{edge}_{i}", ["custom1"])
         if past:
             lane.setMaxSpeed(f"{edge}_{past[0]}", past[1])
-        yield from drive.until(until)
+        while drive.t < until - 1e-9:
+            for id_ in list(through):
+                s = stretch.along(drive.cars[id_]) if id_ in drive.cars else None
+                if s is None or s > after:
+                    most, factor = through.pop(id_)
+                    if id_ in drive.cars:
+                        v.setMaxSpeed(id_, most)
+                        v.setSpeedFactor(id_, factor)
+            yield
         for i in closed:
             lane.setAllowed(f"{edge}_{i}", list(allowed[i]))
         if past:

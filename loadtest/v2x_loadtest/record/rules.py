@@ -160,7 +160,7 @@ def _on_foot(world: World, t: Track, strength: int) -> Bool:
         return np.zeros(len(t.step), bool)
     inside = np.zeros(len(t.step), bool)
     crossing = np.zeros(len(t.step), bool)
-    margin = (-0.6, 0.0, 0.3)[strength]
+    margin = (0.0, 0.0, 0.3)[strength]
     for lane in world.lanes.lanes():
         if lane.type not in {VEHICLE, EMERGENCY, CROSSWALK}:
             continue
@@ -172,6 +172,9 @@ def _on_foot(world: World, t: Track, strength: int) -> Bool:
         else:
             inside |= near
     out: Bool = inside & ~crossing
+    if strength == CLEAR:  # sure is who has been inside for half a second, and stays for as long
+        half = round(0.5 / STEP_S)
+        out = np.convolve(~out, np.ones(2 * half + 1), mode="same") < 0.5
     return out
 
 

@@ -74,9 +74,9 @@ def make_tracks(
             )
         )  # fmt: skip
     out.sort(key=lambda t: (int(t.step[0]), t.id))
-    scripted = [t for t in out if t.id.startswith("@")]
-    for track in scripted:
-        _match(track, lanes)
+    for track in out:
+        if track.id.startswith("@") or track.shape.cls == PEDESTRIAN:
+            _match(track, lanes)
     for number, track in enumerate(out):
         track.number = number
         _derive(track, lanes)

@@ -28,7 +28,11 @@ def events(
     found = [f for f in scan(world, tracks) if not _in_queue(f, jams, lanes)]
     _explain(found, planted)
     rows = [(f.track.step[f.a] * STEP_S, _event(f, lanes, (f.kind, f.track.id) in planted, rsus, steps)) for f in found]
-    rows += [(q.start * STEP_S, _jam(q, lanes, any(k == "CONGESTION" for k, _ in planted), rsus)) for q in jams]
+    caused: set[str] = set()  # the first queue on a link whose lanes were closed is planted, a later one is natural
+    for q in sorted(jams, key=lambda q: q.start):
+        name = lanes.links[q.link].name
+        rows.append((q.start * STEP_S, _jam(q, lanes, ("CONGESTION", name) in planted and name not in caused, rsus)))
+        caused.add(name)
     rows.sort(key=lambda r: (r[0], r[1].kind, r[1].vehicles))
     return [
         TruthEvent(

@@ -139,13 +139,17 @@ class SignalPhase:
 
     def at(self, t: float) -> tuple[int, float, int, float]:
         """Return light, seconds to its end, next light and its duration, ``t`` seconds into the cycle (or later)."""
-        t %= sum(seconds for _, seconds in self.lights)
-        for i, (light, seconds) in enumerate(self.lights):
+        lights = self.lights
+        if len(lights) > 1 and lights[0][0] == lights[-1][0]:  # one light over the cycle's end: let it begin there
+            wrap = lights[-1][1]
+            lights = ((lights[0][0], lights[0][1] + wrap), *lights[1:-1])
+            t += wrap
+        t %= sum(seconds for _, seconds in lights)
+        for i, (light, seconds) in enumerate(lights):
             if t < seconds:
-                nxt = self.lights[(i + 1) % len(self.lights)]
-                return light, seconds - t, nxt[0], nxt[1]
+                return light, seconds - t, *lights[(i + 1) % len(lights)]
             t -= seconds
-        return self.lights[0][0], self.lights[0][1], self.lights[0][0], self.lights[0][1]  # rounding at the cycle's end
+        return *lights[0], *lights[1 % len(lights)]  # rounding at the cycle's end
 
 
 @dataclass(frozen=True, slots=True)
