@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,3 +35,125 @@ def decode(
     if schema not in Registry.load().names:
         raise ConfigError(f"no schema {schema!r}; `v2x schemas list` shows them")
     run(schema, participants, rounds, Console(), as_json=as_json)
+
+
+@app.command()
+def ingest(
+    payload: Annotated[str, typer.Option(help="bsm, or rsm (20 participants).")] = "rsm",
+    rate: Annotated[float, typer.Option(min=1, help="Messages a second, open loop.")] = 17_000,
+    connections: Annotated[int, typer.Option(min=1, max=20_000, help="MQTT connections that publish.")] = 1_700,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each run that count.")] = 10,
+    warm: Annotated[float, typer.Option(min=0, help="Seconds before that do not.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    window: Annotated[int, typer.Option(min=100, help="Messages under way, closed loop.")] = 8_192,
+    partitions: Annotated[int, typer.Option(min=1, help="Of the Kafka topics.")] = 8,
+    peers: Annotated[str, typer.Option(help="all, none, or names with commas.")] = "all",
+    adapter: Annotated[list[Path] | None, typer.Option(help="Adapter file of a peer of yours (TOML).")] = None,
+    install_peers: Annotated[bool, typer.Option("--install-peers", help="Install what is absent.")] = False,
+    closed: Annotated[bool, typer.Option(help="Measure the capacity.")] = True,
+    opened: Annotated[bool, typer.Option("--open/--no-open", help="Measure the latency.")] = True,
+    durability: Annotated[bool, typer.Option(help="See whether PUBACK waits for Kafka.")] = True,
+    pin: Annotated[bool, typer.Option(help="The forwarder on a core of its own.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
+) -> None:
+    """MQTT to Kafka: our ingest and its peers in turns, capacity, latency, CPU, and what a kill loses."""
+    from v2x_loadtest.bench import ingest_report  # noqa: PLC0415
+    from v2x_loadtest.bench.ingest import IngestOptions, run  # noqa: PLC0415
+    from v2x_loadtest.bench.peers import chosen  # noqa: PLC0415
+
+    options = IngestOptions(
+        payload, rate, connections, seconds, warm, rounds, window, partitions, pin, closed, opened, durability
+    )
+    console = Console(stderr=as_json)
+    picked = chosen(peers, adapter or [])
+    for peer in picked if install_peers else ():
+        console.print(f"[dim]{peer.name}: {peer.set_up() or 'installed'}[/dim]")
+    report = run(options, picked, console)
+    _out(as_json, plot, lambda: ingest_report.as_json(report), lambda: ingest_report.plot(report))
+    if not as_json:
+        ingest_report.show(report, console)
+
+
+@app.command()
+def province(
+    rsus: Annotated[int, typer.Option(min=1, help="Roadside units, 10 RSMs a second each.")] = 1_700,
+    seconds: Annotated[float, typer.Option(min=1, help="That count.")] = 300,
+    warm: Annotated[float, typer.Option(min=0, help="Seconds before that do not.")] = 10,
+    participants: Annotated[float, typer.Option(min=0.1, help="An RSM, on average.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs, each with brokers of its own.")] = 1,
+    partitions: Annotated[int, typer.Option(min=1, help="Of the Kafka topics.")] = 8,
+    scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder for everything; else a temporary one.")] = None,
+) -> None:
+    """Run a province on this machine: publisher, Mosquitto, Kafka, ingest and fusion; CPU, lag, losses, latency."""
+    _flow("Province", [rsus], seconds, warm, participants, rounds, partitions, scene, as_json, plot, keep)
+
+
+@app.command()
+def e2e(
+    rsus: Annotated[str, typer.Option(help="Loads to measure, in RSUs of 10 RSMs a second.")] = "10,250",
+    seconds: Annotated[float, typer.Option(min=1, help="Of each run that count.")] = 10,
+    warm: Annotated[float, typer.Option(min=0, help="Seconds before that do not.")] = 5,
+    participants: Annotated[float, typer.Option(min=0.1, help="An RSM, on average.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; loads take turns.")] = 5,
+    partitions: Annotated[int, typer.Option(min=1, help="Of the Kafka topics.")] = 8,
+    scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
+) -> None:
+    """Publish to Kafka and to the fused track, at several loads in turns."""
+    try:
+        loads = [int(n) for n in rsus.split(",")]
+    except ValueError:
+        loads = []
+    if not loads or min(loads) < 1:
+        raise ConfigError(f"--rsus {rsus!r}: numbers with commas, for instance 10,250")
+    _flow("End to end", loads, seconds, warm, participants, rounds, partitions, scene, as_json, plot, None)
+
+
+def _flow(
+    title: str,
+    loads: list[int],
+    seconds: float,
+    warm: float,
+    participants: float,
+    rounds: int,
+    partitions: int,
+    scene: str,
+    as_json: bool,
+    plot: Path | None,
+    keep: Path | None,
+) -> None:
+    from v2x_loadtest.bench import flow_report  # noqa: PLC0415
+    from v2x_loadtest.bench.flow import FlowOptions, FlowReport, run  # noqa: PLC0415
+
+    console = Console(stderr=as_json)
+    reports: dict[int, list[FlowReport]] = {n: [] for n in loads}
+    for nth in range(rounds):
+        for n in loads:
+            console.print(f"[dim]run {nth + 1} of {rounds}, {n:,} RSUs[/dim]")
+            options = FlowOptions(
+                rsus=n, seconds=seconds, warm_s=warm, participants=participants, scene=scene, partitions=partitions
+            )
+            with tempfile.TemporaryDirectory(prefix="v2x-bench-", ignore_cleanup_errors=True) as temporary:
+                folder = (keep or Path(temporary)) / f"run-{nth + 1}-{n}"
+                reports[n].append(run(options, folder, lambda line: console.print(f"[dim]{line}[/dim]")))
+    groups = list(reports.values())
+    everything = [report for group in groups for report in group]
+    _out(as_json, plot, lambda: flow_report.as_json(title, everything), lambda: flow_report.plot(title, groups))
+    if not as_json:
+        for group in groups:
+            flow_report.show(title, group, console)
+
+
+def _out(as_json: bool, plot: Path | None, made: Callable[[], dict[str, Any]], page: Callable[[], str]) -> None:
+    """Print the JSON and write the page, as asked for."""
+    from v2x_loadtest.bench.plot import write  # noqa: PLC0415
+
+    if as_json:
+        print(json.dumps(made(), default=str))
+    if plot is not None:
+        write(plot, page())

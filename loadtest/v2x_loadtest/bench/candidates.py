@@ -94,9 +94,7 @@ def make_topics(bootstrap: str, candidates: Sequence[Candidate], partitions: int
         admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
         await admin.start()
         try:
-            new = [
-                NewTopic(c.topic, partitions, 1, topic_configs=settings) for c in candidates if c.peer is not None
-            ]
+            new = [NewTopic(c.topic, partitions, 1, topic_configs=settings) for c in candidates if c.peer is not None]
             if new:
                 await admin.create_topics(new)
         finally:
@@ -115,7 +113,7 @@ def wait_until_forwarding(process: Process, place: Place, probe: bytes, type_: s
     device = BenchDevice(PROBE, "obu" if type_ == "bsm" else "rsu", 0)
     packet, (pid_at, _, ts_at) = publish_packet(f"{ROOT}/{device.kind}/{PROBE}/{type_}/up", probe, device)
     with connect(place.mqtt_host, place.mqtt_port, PROBE) as s:
-        s.setblocking(True)  # noqa: FBT003
+        s.setblocking(True)
         n = 0
         while kafka.total() <= before:
             if process.pid is None or time.monotonic() - began > _READY_S:

@@ -1,4 +1,4 @@
-"""Driving the publisher's process: start it, give it credit (closed loop) or let it run (open loop), hear its summary."""
+"""Driving the publisher's process: start it, give it credit (closed loop) or let it run (open), hear its summary."""
 
 from __future__ import annotations
 

@@ -164,7 +164,6 @@ class Bench:
 
     def durable(self, candidate: Candidate) -> dict[str, Any]:
         """Publish while Kafka is dead, kill the candidate, let both come back; return what is missing."""
-        o = self._options
         folder = self._new_folder()
         mosquitto = Mosquitto(folder / "mosquitto").start()
         place = self._place(candidate, folder, mosquitto)
@@ -224,7 +223,14 @@ class Bench:
                 pin(pid or 0, set(range(cores - 1)))
 
     def _watch(
-        self, publishing: Publishing, kafka: Topics, begin: Ends, t0_us: int, pids: dict[str, int | None], *, closed: bool
+        self,
+        publishing: Publishing,
+        kafka: Topics,
+        begin: Ends,
+        t0_us: int,
+        pids: dict[str, int | None],
+        *,
+        closed: bool,
     ) -> tuple[tuple[int, Usage], tuple[int, Usage]]:
         """Give credit until the end; return wall ms and CPU at the end of the warm-up, and at the end."""
         o, base = self._options, sum(begin.values())
@@ -308,12 +314,12 @@ def run(options: IngestOptions, peers: Sequence[Peer], console: Console, folder:
                         if candidate.name in report.failed:
                             continue
                         console.print(f"[dim]round {nth + 1} of {options.rounds}: {kind} loop, {candidate.name}[/dim]")
-                        _try(report, candidate, lambda c=candidate, k=kind, i=into: i.setdefault(c.name, []).append(  # type: ignore[misc]
+                        _try(report, candidate, lambda c=candidate, k=kind, i=into: i.setdefault(c.name, []).append(
                             bench.measure(c, closed=k == "closed")
                         ))  # fmt: skip
             for candidate in candidates if options.durability else ():
                 console.print(f"[dim]durability: {candidate.name}[/dim]")
-                _try(report, candidate, lambda c=candidate: report.durability.__setitem__(c.name, bench.durable(c)))  # type: ignore[misc]
+                _try(report, candidate, lambda c=candidate: report.durability.__setitem__(c.name, bench.durable(c)))
         finally:
             bench.kafka.stop()
     return report

@@ -198,7 +198,7 @@ def from_messages(
 
 
 def _rank(rows: npt.NDArray[Any]) -> None:
-    """Number the rows of each connection, and say how many of its (connection, type) a pass has."""
+    """Set ``rank``, and ``per_pass`` to the number of rows of the same connection and type."""
     order = np.argsort(rows["conn"], kind="stable")
     conn = rows["conn"][order]
     new = np.ones(len(conn), bool)

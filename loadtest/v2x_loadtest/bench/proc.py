@@ -57,8 +57,8 @@ class Usage:
 def pin(pid: int, cores: Iterable[int]) -> bool:
     """Keep a process, with the threads it has, on these cores; False where that cannot be done."""
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            os.sched_setaffinity(int(task), set(cores))
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), set(cores))
     except (OSError, AttributeError):
         return False
     return True

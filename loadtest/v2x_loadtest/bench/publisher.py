@@ -261,6 +261,7 @@ class Publisher:
 
 
 def connect(host: str, port: int, client_id: str) -> socket.socket:
+    """Return a connected, non-blocking socket of an MQTT 5 session; BrokerError if the broker refuses it."""
     s = socket.create_connection((host, port), timeout=10.0)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     s.sendall(mqtt5.ConnectPacket(client_id, clean_start=True, keep_alive=0).write())
@@ -275,7 +276,7 @@ def connect(host: str, port: int, client_id: str) -> socket.socket:
                 raise BrokerError(f"the MQTT broker at {host}:{port} closed the connection of {client_id}") from None
     if not isinstance(packet, mqtt5.ConnAckPacket) or packet.reason_code != 0:
         raise BrokerError(f"the MQTT broker at {host}:{port} refuses {client_id}: {packet}")
-    s.setblocking(False)  # noqa: FBT003
+    s.setblocking(False)
     return s
 
 

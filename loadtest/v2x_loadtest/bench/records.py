@@ -71,7 +71,8 @@ class Topics:
 
     def ends(self) -> Ends:
         """Return the end offsets now."""
-        return self._do(self._consumer.end_offsets(self._tps))
+        found: Ends = self._do(self._consumer.end_offsets(self._tps))
+        return found
 
     def total(self) -> int:
         """Return how many records there are."""
@@ -79,7 +80,8 @@ class Topics:
 
     def read(self, begin: Ends, devices: Mapping[str, int], payload: str) -> Arrived:
         """Return our records from ``begin`` to the end of this moment."""
-        return self._do(self._read(begin, devices, payload))
+        found: Arrived = self._do(self._read(begin, devices, payload))
+        return found
 
     def _do(self, work: Any) -> Any:
         try:
@@ -116,7 +118,7 @@ class Topics:
         heard = self._loop.time()
         while todo:
             batch = await self._consumer.getmany(*todo, timeout_ms=500, max_records=20_000)
-            for tp, records in batch.items():
+            for records in batch.values():
                 for record in records:
                     found = identity(record.value or b"", payload)
                     if found is not None and found[0] in devices:

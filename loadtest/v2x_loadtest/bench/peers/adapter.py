@@ -12,6 +12,7 @@ An adapter file is TOML::
 
 from __future__ import annotations
 
+import os
 import shutil
 import string
 import subprocess
@@ -99,7 +100,7 @@ class Peer:
             try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, check=False, timeout=_INSTALL_S,
-                    env={**_environment(), **{k: self._filled(v) for k, v in self.environment.items()}},
+                    env={**os.environ, **{k: self._filled(v) for k, v in self.environment.items()}},
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 return f"not installed: {command[0]} took over {_INSTALL_S:.0f} s"
@@ -112,16 +113,21 @@ class Peer:
 
 
 def find_python(least: str) -> str:
-    """Return an interpreter at least as new as ``least`` (3.12), or nothing."""
+    """Return an interpreter at least as new as ``least`` (3.12): ours, else the newest there is; or nothing."""
     wanted = tuple(map(int, least.split(".")))
-    candidates = [sys.executable, *(shutil.which(f"python3.{minor}") for minor in range(wanted[1], wanted[1] + 5))]
-    for candidate in candidates:
+    named = [shutil.which(f"python3.{minor}") for minor in range(wanted[1] + 5, wanted[1] - 1, -1)]
+    pyenv = sorted((Path.home() / ".pyenv" / "versions").glob("3.*/bin/python"), key=_age, reverse=True)
+    for candidate in [sys.executable, *named, *map(str, pyenv)]:
         if not candidate:
             continue
         ask = [candidate, "-c", f"import sys, venv, ensurepip; sys.exit(sys.version_info < {wanted!r})"]
         if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
             return candidate
     return ""
+
+
+def _age(path: Path) -> list[int]:
+    return [int(part) for part in path.parents[1].name.split(".") if part.isdigit()]
 
 
 def load_adapter(path: Path) -> Peer:
@@ -141,9 +147,3 @@ def load_adapter(path: Path) -> Peer:
         return [part.format(**fields) for part in command]
 
     return Peer(name=name, what=what, program=Path(program or command[0]), command=filled, payload=payload)
-
-
-def _environment() -> dict[str, str]:
-    import os  # noqa: PLC0415
-
-    return dict(os.environ)

@@ -73,8 +73,6 @@ PEER: Final = Peer(
     what="forwards bytes in Kafka transactions (exactly once into Kafka)",
     program=_HOME / "bin" / "python",
     command=_command,
-    install=[
-        ["{home}/bin/pip", "install", "--quiet", "--disable-pip-version-check", "flechtwerk[mqtt]", "uvloop"]
-    ],
+    install=[["{home}/bin/pip", "install", "--quiet", "--disable-pip-version-check", "flechtwerk[mqtt]", "uvloop"]],
     python="3.12",
 )

@@ -45,9 +45,12 @@ PEER: Final = Peer(
     command=_command,
     install=[
         [
-            "go", "install", "-tags", "custom,inputs.mqtt_consumer,outputs.kafka,parsers.value,serializers.influx",
+            "go",
+            "install",
+            "-tags",
+            "custom,inputs.mqtt_consumer,outputs.kafka,parsers.value,serializers.influx",
             "github.com/influxdata/telegraf/cmd/telegraf@latest",
-        ]  # fmt: skip
+        ]
     ],
     payload="influx",
     environment={"GOBIN": "{home}/bin"},

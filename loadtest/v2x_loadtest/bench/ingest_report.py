@@ -1,0 +1,137 @@
+"""The figures of `v2x bench ingest` as a table, as JSON and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from v2x_loadtest.bench.candidates import OURS
+from v2x_loadtest.bench.harness import Spread, machine
+from v2x_loadtest.bench.ingest import Report, Sample
+from v2x_loadtest.bench.plot import Chart, page
+
+Runs = Mapping[str, Sequence[Sample]]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return everything, each round on its own, and ratios to ours round by round."""
+    return {
+        "title": _title(report),
+        "machine": machine(),
+        "options": asdict(report.options),
+        "payload_bytes": report.bytes,
+        "what": report.what,
+        "absent": report.absent,
+        "failed": report.failed,
+        "closed": {name: [s.as_dict() for s in samples] for name, samples in report.closed.items()},
+        "open": {name: [s.as_dict() for s in samples] for name, samples in report.open.items()},
+        "cpu_ratio": {
+            kind: {name: asdict(spread) for name, spread in _ratios(runs).items()}
+            for kind, runs in (("closed", report.closed), ("open", report.open))
+        },
+        "durability": report.durability,
+    }
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the tables."""
+    o = report.options
+    caption = f"{machine()['cpu']}, {machine()['cores']} cores; median (range) of {o.rounds} rounds of {o.seconds:g} s"
+    for kind, runs in (("closed loop", report.closed), ("open loop", report.open)):
+        if runs:
+            console.print(_table(f"{_title(report)}: {kind}", runs, caption, latency=kind == "open loop"))
+    if report.durability:
+        table = Table(title="PUBACK waits for Kafka? (Kafka killed, 1,000 messages, forwarder killed -9, both back)")
+        for column in ("", "waits", "lost", "repeated"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name, row in report.durability.items():
+            waits = "[green]yes[/]" if row["waits"] else "[red]no[/]"
+            table.add_row(name, waits, f"{row['lost']:,} of {row['published']:,}", f"{row['repeated']:,}")
+        console.print(table)
+    for name, what in report.what.items():
+        console.print(f"[dim]{name}: {what}[/]")
+    for name, why in report.absent.items():
+        console.print(f"[yellow]{name}: absent, {why}[/]")
+    for name, why in report.failed.items():
+        console.print(f"[red]{name}: failed, {why}[/]")
+
+
+def plot(report: Report) -> str:
+    """Return a page."""
+    o = report.options
+    charts = []
+    rows: tuple[tuple[str, str, Runs, Callable[[Sample], float], int], ...] = (
+        ("CPU a message at its capacity", "µs", report.closed, _self_us, 1),
+        ("Capacity, closed loop", "messages/s", report.closed, lambda s: s.rate, 0),
+        (f"CPU a message at {o.rate:,.0f}/s", "µs", report.open, _self_us, 1),
+        (f"Intended time to Kafka at {o.rate:,.0f}/s, p50", "ms", report.open, lambda s: _ms(s, "p50"), 1),
+        (f"Intended time to Kafka at {o.rate:,.0f}/s, p99", "ms", report.open, lambda s: _ms(s, "p99"), 1),
+        ("Resident memory", "MB", report.open or report.closed, lambda s: s.rss_mb, 0),
+    )
+    for title, unit, runs, value, digits in rows:
+        if runs:
+            charts.append(Chart(title, unit, {n: [value(s) for s in runs[n]] for n in runs}, OURS, digits))
+    notes = [f"{name}: {what}." for name, what in report.what.items()]
+    notes += [f"{name}: absent, {why}." for name, why in report.absent.items()]
+    notes += [
+        f"{name}: {'no message lost' if row['waits'] else str(row['lost']) + ' of ' + str(row['published']) + ' lost'}"
+        " when Kafka was dead and the forwarder was killed."
+        for name, row in report.durability.items()
+    ]
+    return page(_title(report), notes, charts)
+
+
+def _table(title: str, runs: Runs, caption: str, *, latency: bool) -> Table:
+    table = Table(title=title, caption=caption)
+    table.add_column("")
+    for column in ("messages/s", "µs CPU", "times ours", "MB"):
+        table.add_column(column, justify="right")
+    for column in ("p50 ms", "p99 ms", "p99.9 ms") if latency else ("core of it",):
+        table.add_column(column, justify="right")
+    for column in ("delivered", "lost", "repeated"):
+        table.add_column(column, justify="right")
+    ratios = _ratios(runs)
+    for name, samples in runs.items():
+
+        def spread(value: Callable[[Sample], float], samples: Sequence[Sample] = samples) -> Spread:
+            return Spread.of([value(s) for s in samples])
+
+        cells = [f"{spread(lambda s: s.rate).median:,.0f}", spread(_self_us).show(1)]
+        cells += [ratios[name].show(2) if name in ratios else "", spread(lambda s: s.rss_mb).show(0)]
+        if latency:
+            cells += [spread(lambda s, q=q: _ms(s, q)).show(1) for q in ("p50", "p99", "p999")]  # type: ignore[misc]
+        else:
+            cells.append(spread(lambda s: s.cores.get("self", 0.0)).show(2))
+        cells += [f"{sum(getattr(s, field) for s in samples):,}" for field in ("delivered", "lost", "repeated")]
+        table.add_row(name, *cells)
+    return table
+
+
+def _ratios(runs: Runs) -> dict[str, Spread]:
+    """Return CPU a message against ours of the same round."""
+    ours = runs.get(OURS, ())
+    out = {}
+    for name, samples in runs.items():
+        pairs = [(_self_us(s), _self_us(o)) for s, o in zip(samples, ours, strict=False)]
+        values = [theirs / mine for theirs, mine in pairs if mine > 0]
+        if values:
+            out[name] = Spread.of(values)
+    return out
+
+
+def _self_us(sample: Sample) -> float:
+    return sample.cpu_us.get("self", 0.0)
+
+
+def _ms(sample: Sample, quantile: str) -> float:
+    return float(sample.latency_ms.get(quantile) or 0.0)
+
+
+def _title(report: Report) -> str:
+    o = report.options
+    what = "RSM of 20 participants" if o.payload == "rsm" else "BSM"
+    return f"Ingest, {what}, {report.bytes:.0f} B, {o.connections:,} connections, {o.partitions} partitions"
