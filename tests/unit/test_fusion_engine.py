@@ -6,6 +6,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from tests.unit import fusion_scene as fs
 from tests.unit.fusion_drive import CODEC, ZONES, Drive, decoded, engine
 from v2x.columns import Output, Record
 from v2x.errors import SnapshotError
+from v2x.fusion.frames import COLUMNS, FrameEncoder
 from v2x.topics import LINKS, MAPS, OBSERVATIONS, TRACKS
 
 LANE = {
@@ -218,3 +220,32 @@ def test_adopts_for_other_zones_and_worlds_are_left_out() -> None:
     assert drive.engine.counters["skipped_no_zone_here"] == 1
     assert drive.engine.counters["skipped_other_generation"] == 1
     assert OBSERVATIONS not in {o.topic for o in drive.out}
+
+
+class Counting:
+    """An encoder that counts, and may put the columns elsewhere."""
+
+    def __init__(self, tail: bytes = b"") -> None:
+        self.tail, self.full = tail, 0
+
+    def encode(self, schema: str, record: Any) -> bytes:
+        self.full += bool(record["track"])
+        return CODEC.encode(schema, record) + self.tail
+
+
+def test_spliced_frames_are_what_the_encoder_makes() -> None:
+    head = {
+        "generation": fs.GENERATION, "partition": 1, "offset": 5, "index": 0, "zone": "Z1", "event_ms": fs.T0,
+        "stream_ms": fs.T0, "inputs": 9,
+    }  # fmt: skip
+    rng = np.random.default_rng(1)
+    fast, moved = Counting(), Counting(b"x")
+    one, other = FrameEncoder(fast), FrameEncoder(moved)
+    for n in (0, 1, 63, 64, 200):
+        whole = rng.integers(-(1 << 52), 1 << 52, (len(COLUMNS), n)) >> rng.integers(0, 50, (len(COLUMNS), n))
+        for links in ([], ["a"], ["M-E1", "路" * 40, *map(str, range(70))]):
+            record = {**head, **dict(zip(COLUMNS, whole.tolist(), strict=True)), "links": links}
+            assert one.encode(head, whole, links) == CODEC.encode("track_frame", record)
+            assert other.encode(head, whole, links) == CODEC.encode("track_frame", record) + b"x"
+    assert fast.full == 1  # the comparison
+    assert moved.full > 1

@@ -12,6 +12,7 @@ from v2x.columns import I64, Batch, Decoder, Record, Table, Verdict
 from v2x.errors import V2XError
 from v2x.fusion.entry import LAT_NONE, LON_NONE, OFFSET_NONE, PARTICIPANT
 from v2x.fusion.outlet import Trigger
+from v2x.zones import HALO_M
 
 if TYPE_CHECKING:
     from v2x.fusion.engine import DecodeRecord, Engine
@@ -24,6 +25,9 @@ ELSEWHERE: Final = "skipped_no_zone_here"
 LATE: Final = "skipped_late"
 OLD: Final = "skipped_not_newer"
 FOREIGN: Final = "skipped_other_generation"
+CELL_SHIFT: Final = 11  # 2048e-7 degrees
+CELL_M: Final = 25.0
+CELLS: Final = 1 << 16
 TEMP_KEY: Final = (1 << 62) - 1
 _FULL: Final = 1_000  # ms, as PARAMETERS["late_ms"]
 
@@ -50,6 +54,7 @@ class Intake:
             "passage": self._passage,
         }
         self._maps: dict[str, str] = {}  # device -> digest of its last MAP's nodes
+        self._cells: dict[tuple[int, int], list[Station]] = {}  # a cache, no state
         self._batch: Batch
         self._rows: dict[str, list[list[int]]] = {}
         self._at: dict[str, dict[str, int]] = {}
@@ -117,8 +122,23 @@ class Intake:
         return row, at, device
 
     def _stations(self, device: str, lat: int | None = None, lon: int | None = None) -> list[Station]:
-        stations = self._e.stations
-        return [stations[z] for z in self._e.zones.route(device, lat, lon) if z in stations]
+        """Return the stations here that a device's message concerns, its own zone's first."""
+        zones, stations = self._e.zones, self._e.stations
+        if device in zones.devices or lat is None or lon is None or lat >= LAT_NONE or lon >= LON_NONE:
+            return [stations[z] for z in zones.route(device, lat, lon) if z in stations]
+        # By place, to the cell of 20 m: a vehicle says where it is ten times a second. The cell's middle may lie in
+        # another zone, or just beyond a halo, where the message itself did not: then whoever is near takes it.
+        cell = (lat >> CELL_SHIFT, lon >> CELL_SHIFT)
+        found = self._cells.get(cell)
+        if found is None:
+            if len(self._cells) >= CELLS:
+                self._cells.clear()
+            middle = [((x << CELL_SHIFT) + (1 << CELL_SHIFT >> 1)) / 1e7 for x in cell]
+            far = {z: zones.border_distance_m(z, middle[0], middle[1]) for z in stations}
+            found = self._cells[cell] = [
+                stations[z] for z in sorted(far, key=lambda z: -far[z]) if far[z] > -HALO_M - CELL_M
+            ]
+        return found or [stations[z] for z in zones.route(device, lat, lon) if z in stations]
 
     # -- perishable observations --------------------------------------------------------------------------------------
     def _rsm(self, n: int, record: Record, trigger: Trigger) -> str:

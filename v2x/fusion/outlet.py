@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from v2x.columns import Encoder, Output
+from v2x.fusion.frames import FrameEncoder
+from v2x.fusion.layout import I64
 from v2x.topics import EVENTS, HEADER_RX, LINKS, MAPS, OBSERVATIONS, TRACKS
 from v2x.zones import ZoneMap
 
@@ -38,6 +40,7 @@ class Outlet:
         self.generation: str | None = None
         self.made = 0
         self._encoder, self._zones = encoder, zones
+        self._frames = FrameEncoder(encoder)
         self._partition, self._partitions = partition, partitions
         self._offset, self._nth = -1, 0
         self._out: list[Output] = []
@@ -51,9 +54,11 @@ class Outlet:
         out, self._out = self._out, []
         return out
 
-    def frame(self, zone: str, record: dict[str, Any]) -> None:
-        """Say a track frame."""
-        self._say(TRACKS, self._partition, zone, "track_frame", record)
+    def frame(self, zone: str, head: dict[str, Any], whole: I64, links: list[str]) -> None:
+        """Say a track frame: ``whole`` and ``links`` as v2x.fusion.frames makes them."""
+        if self.generation is not None:
+            value = self._frames.encode({**self._position(), **head}, whole, links)
+            self._put(TRACKS, self._partition, zone, value)
 
     def event(self, event_id: str, record: dict[str, Any], trigger: Trigger) -> None:
         """Say a revision of an event."""
@@ -77,19 +82,19 @@ class Outlet:
             "generation": self.generation, "from_partition": self._partition, "from_offset": self._offset,
             "from_index": self._nth, "to_zone": zone, **record,
         }  # fmt: skip
-        self._put(OBSERVATIONS, to, zone, schema, full)
+        self._put(OBSERVATIONS, to, zone, self._encoder.encode(schema, full))
 
     def _say(self, topic: str, partition: int, key: str, schema: str, record: Mapping[str, Any]) -> None:
         if self.generation is None:
             return
-        full = {
-            "generation": self.generation, "partition": self._partition, "offset": self._offset, "index": self._nth,
-            **record,
-        }  # fmt: skip
-        self._put(topic, partition, key, schema, full)
+        self._put(topic, partition, key, self._encoder.encode(schema, {**self._position(), **record}))
 
-    def _put(self, topic: str, partition: int, key: str, schema: str, full: Mapping[str, Any]) -> None:
-        value = self._encoder.encode(schema, full)
+    def _position(self) -> dict[str, Any]:
+        return {
+            "generation": self.generation, "partition": self._partition, "offset": self._offset, "index": self._nth,
+        }  # fmt: skip
+
+    def _put(self, topic: str, partition: int, key: str, value: bytes) -> None:
         self._out.append(Output(topic, partition, key.encode(), value, self._offset, self._nth))
         self._nth += 1
         self.made += 1

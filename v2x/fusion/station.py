@@ -40,11 +40,12 @@ class Station:
         z.tidy(event_ms, idle_ms)
         for schema, to, record in self.ownership.step(event_ms, stream_ms):
             outlet.neighbour(schema, to, record)
-        view = z.view(event_ms, stream_ms)
+        watch = event_ms % EVENT_MS == 0
+        view = z.view(event_ms, stream_ms, match=watch)
         head = {"zone": z.id, "event_ms": event_ms, "stream_ms": stream_ms, "inputs": inputs}
-        outlet.frame(z.id, {**head, **frames.columns(view, z.frame, z.road)})
+        outlet.frame(z.id, head, *frames.columns(view, z.geo, z.road))
         self.frames += 1
-        if event_ms % EVENT_MS == 0:
+        if watch:
             cause = self.last or trigger
             for change in self.detector.step(event_ms, view, cause):
                 outlet.event(change.event_id, change.record(), cause)

@@ -197,15 +197,22 @@ class ZoneState:
         self.ctl[c.CTL_GID] += 1
         return int(self.ctl[c.CTL_PREFIX]) << GID_SHIFT | int(self.ctl[c.CTL_GID])
 
-    def view(self, event_ms: int, stream_ms: int) -> TrackView:
-        """Return what this zone reports for an event time."""
+    def view(self, event_ms: int, stream_ms: int, *, match: bool) -> TrackView:
+        """Return what this zone reports for an event time.
+
+        ``match``: find the lanes anew; else each track has the lane it had (and no place along it).
+        """
         n = leaving(self.i, self.ctl, event_ms, self._rows)
         rows = self._rows[:n]
         rows = np.ascontiguousarray(rows[np.argsort(self.i[rows, c.I_GID], kind="stable")])
         x, y = np.empty((n, X_REALS)), np.empty((n, Y_INTS), np.int64)
         export(self.s, self.i, rows, self.prm, event_ms, x, y)
         x, y = np.ascontiguousarray(x.T), np.ascontiguousarray(y.T)
-        lane, along, lateral = self.road.match(x[X_E], x[X_N], x[X_HEAD])
+        if match:
+            lane, along, lateral = self.road.match(x[X_E], x[X_N], x[X_HEAD])
+            self.i[rows, c.I_LANE] = lane + 1
+        else:
+            lane, along, lateral = (self.i[rows, c.I_LANE] - 1).astype(np.int32), np.zeros(n), np.zeros(n)
         return TrackView(
             zone=self.id, event_ms=event_ms, stream_ms=stream_ms, id=y[Y_GID], cls=y[Y_CLS].astype(np.int16),
             east=x[X_E], north=x[X_N], vel_e=x[X_VE], vel_n=x[X_VN], speed=x[X_SPEED], heading=x[X_HEAD],
