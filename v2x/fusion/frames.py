@@ -2,8 +2,8 @@
 
 A frame of 200 tracks has 2,600 integers, 20 times a second and zone: an encoder that takes them one by one costs more
 than all of fusion. Its columns are the last fields of the schema and Avro writes an array of integers as count, zigzag
-varints, 0; so the fields before them go through the encoder port, with empty columns, and a kernel writes the columns in
-place of the 13 zeros that stand for them. Once per encoder both ways are compared; where they differ (a schema whose
+varints, 0; so the fields before them go through the encoder port, with empty columns, and a kernel writes the columns
+in place of the 13 zeros that stand for them. Once per encoder both ways are compared; where they differ (a schema whose
 columns have moved) the port does it all.
 """
 
