@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ async def write(bootstrap: str, start: int, n: int) -> None:
 async def read(bootstrap: str, *names: str, last: int | None = None) -> Log:
     """Return all records (or the ``last`` ones) of all partitions of some topics."""
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
-    await consumer.start()
     try:
+        await consumer.start()
         tps = [TopicPartition(t, p) for t in names for p in range(WORLD_PARTITIONS)]
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
@@ -93,13 +94,25 @@ def settings(bootstrap: str, folder: Path, **more: object) -> Settings:
     return Settings.load(kafka_bootstrap=bootstrap, state_dir=folder, snapshot_s=0.2, fetch_records=20, **more)
 
 
-async def run_until_out(s: Settings, config: str = "toy") -> Metrics:
+@asynccontextmanager
+async def running(s: Settings, config: str = "toy") -> AsyncIterator[asyncio.Task[Metrics]]:
+    """Run the service meanwhile; stop it cleanly whatever happens."""
     stop = asyncio.Event()
     task = asyncio.create_task(toy_core.run(s, stop, config))
-    waiting = asyncio.create_task(until(lambda: all_out(s.kafka_bootstrap)))
-    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    stop.set()
-    metrics, _ = await asyncio.gather(task, waiting)
+    try:
+        yield task
+    finally:
+        stop.set()
+        await asyncio.wait({task})
+    await task
+
+
+async def run_until_out(s: Settings, config: str = "toy") -> Metrics:
+    async with running(s, config) as task:
+        waiting = asyncio.create_task(until(lambda: all_out(s.kafka_bootstrap)))
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel() if task.done() else await waiting
+    metrics = task.result()
     metrics.refresh()
     for law in LAWS[1:]:
         assert metrics.imbalance(law) == 0
@@ -125,29 +138,34 @@ async def test_a_lost_state_folder_is_replayed_from_the_beginning_and_suppressed
     await write(world, 0, 200)
     await run_until_out(settings(world, tmp_path / "one"))
     await write(world, 200, 100)
-    await run_until_out(settings(world, tmp_path / "two"))
+    metrics = await run_until_out(settings(world, tmp_path / "two"))
+    assert metrics.total("v2x_fusion_suppressed_total") == 2 * (101 + 15)
     assert await verdict(world) == 0
 
 
 async def test_kill_9_again_and_again(world: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.integration.toy_core", world, str(tmp_path)]
     feeding = asyncio.create_task(feed(world))
-    for _ in range(4):
-        process = await asyncio.create_subprocess_exec(*command)
-        before = await fused(world)
+    try:
+        for _ in range(4):
+            process = await asyncio.create_subprocess_exec(*command)
+            before = await fused(world)
 
-        async def moved(before: dict[int, int] = before) -> bool:
-            now = await fused(world)
-            return all(now[p] > before[p] + 50 for p in now)
+            async def moved(before: dict[int, int] = before) -> bool:
+                now = await fused(world)
+                return all(now[p] > before[p] + 50 for p in now)
 
-        await until(moved)
-        assert not feeding.done()  # the kill comes in the middle
-        process.kill()
-        await process.wait()
-    feeding.cancel()
-    await asyncio.wait({feeding})
-    metrics = await run_until_out(settings(world, tmp_path))
-    assert metrics.total("v2x_fusion_suppressed_total") > 0
+            try:
+                await until(moved)
+                assert not feeding.done()  # the kill comes in the middle
+            finally:
+                process.kill()
+                await process.wait()
+    finally:
+        feeding.cancel()
+        await asyncio.wait({feeding})
+    await write(world, 0, 10)
+    await run_until_out(settings(world, tmp_path))
     await verdict(world)
 
 
@@ -167,16 +185,17 @@ async def feed(bootstrap: str) -> None:
 
 
 async def test_kafka_restart_is_survived(kafka: Kafka, world: str, tmp_path: Path) -> None:
-    stop = asyncio.Event()
-    task = asyncio.create_task(toy_core.run(settings(world, tmp_path), stop))
-    await write(world, 0, 400)
-    kill = asyncio.create_task(asyncio.to_thread(kafka.kill))  # while it fuses
-    await kill
-    await asyncio.to_thread(kafka.start)
-    await write(world, 400, 400)
-    await until(lambda: all_out(world))
-    stop.set()
-    await task
+    async with running(settings(world, tmp_path)) as task:
+        await write(world, 0, 100)
+        await until(lambda: all_out(world))
+        feeding = asyncio.create_task(write(world, 100, 2000))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(kafka.kill)  # while records and outputs are on their way
+        await asyncio.to_thread(kafka.start)
+        await feeding
+        await write(world, 2100, 100)
+        await until(lambda: all_out(world), 60)
+        assert not task.done()
     await verdict(world)
 
 

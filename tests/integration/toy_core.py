@@ -88,6 +88,7 @@ class ToyCores:
 
     def __init__(self, config: str = "toy") -> None:
         self.config = config
+        self.code = "toy"
 
     def warm_up(self) -> None:
         """Nothing to compile."""

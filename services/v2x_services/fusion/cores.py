@@ -20,6 +20,7 @@ INPUT_TOPICS: Final = (OBSERVATIONS, GANTRY)
 class Cores(Protocol):
     """Makes cores; the port that lets tests run the service on a core of their own."""
 
+    code: str  # version of the code and schemas that make results
     config: str  # checksum of all that changes results and is no code
 
     def warm_up(self) -> object:

@@ -12,6 +12,7 @@ from v2x.zones import ZoneMap
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_services.fusion.cores import code_version
 from v2x_services.fusion.stage import Core
 from v2x_services.settings import Settings
 
@@ -28,6 +29,7 @@ class DomainCores:
         self._zones = ZoneMap.load(settings.zones_path)
         self._codec = ReferenceCodec(Registry.load())
         self._decoder: Any = None
+        self.code = code_version()
         self.config = hashlib.sha256(self._zones.checksum.encode()).hexdigest()[:16]
 
     def warm_up(self) -> dict[str, int]:

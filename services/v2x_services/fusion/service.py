@@ -30,7 +30,7 @@ from v2x.errors import BrokerError, SnapshotError
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services import topics
-from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account, code_version
+from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account
 from v2x_services.fusion.snapshots import Label, SnapshotStore
 from v2x_services.fusion.stage import Core, Stage, Steps
 from v2x_services.fusion.tails import OUTPUT_TOPICS, Position, last_positions
@@ -125,7 +125,6 @@ class Fusion:
             enable_auto_commit=False,
             auto_offset_reset="none",
             max_partition_fetch_bytes=4 << 20,
-            retry_backoff_ms=50,
             request_timeout_ms=10_000,
         )
         await _start(self._consumer)
@@ -176,7 +175,7 @@ class Fusion:
             raise BrokerError(f"{where} has no genesis record: run `v2x topics apply`")
         store = SnapshotStore(self._settings.state_dir / "fusion" / where)
         self._stores.append(store)
-        fresh = Label(topic, partition, partitions, generation, -1, True, code_version(), self._cores.config)
+        fresh = Label(topic, partition, partitions, generation, -1, True, self._cores.code, self._cores.config)
         found = store.load()
         if found is not None and generation not in {found[0].generation, "?"}:
             log.warning("snapshots belong to another world, putting them aside", partition=where)
