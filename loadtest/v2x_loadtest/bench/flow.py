@@ -37,7 +37,7 @@ from v2x_loadtest.stack import Stack
 
 Say = Callable[[str], None]
 _CYCLE_S: Final = 60
-_BEGIN_US: Final = 1_790_000_040_000_000  # any whole minute
+_MAKING_S: Final = (25.0, 0.02)  # from here to the first message: always, and for each RSU
 _PROBE_S: Final = 2.0
 _DRAIN_S: Final = 60.0
 _QUIET_LAG: Final = 200
@@ -106,7 +106,9 @@ def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], flo
         say(f"the scene has {mean:.1f} participants an RSM at most; {options.participants:g} were asked for")
     scene = thinned(scene, min(options.participants / mean, 1.0))
     mean = _participants(scene, options)
-    generator = _generator(scene, options, options.rsus, _CYCLE_S)
+    # Content can begin at one second of the minute; the one at which all will be ready saves waiting.
+    begin_us = (int(time.time() + _MAKING_S[0] + _MAKING_S[1] * options.rsus)) * 1_000_000
+    generator = _generator(scene, options, options.rsus, _CYCLE_S, begin_us)
     fleet = generator.fleet
     devices = [BenchDevice(i, k, int(b)) for i, k, b in zip(fleet.ids, fleet.kinds, fleet.boot_ms, strict=True)]
     speaking = [number for number, device in enumerate(devices) if device.kind == "rsu"]
@@ -115,24 +117,24 @@ def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], flo
     steps = []
     while not generator.done:
         made = generator.step()
-        rows = made.messages[made.messages["intended_us"] < _BEGIN_US + _CYCLE_S * 1_000_000].copy()
+        rows = made.messages[made.messages["intended_us"] < begin_us + _CYCLE_S * 1_000_000].copy()
         rows = rows[renumber[rows["device"]] >= 0]
         rows["device"] = renumber[rows["device"]]
         steps.append((rows, made.blob))
     load = from_messages(
-        f"{scene.name} x{fleet.copies}", [devices[n] for n in speaking], steps, _BEGIN_US, _CYCLE_S * 1_000_000
+        f"{scene.name} x{fleet.copies}", [devices[n] for n in speaking], steps, begin_us, _CYCLE_S * 1_000_000
     )
     return load, scaled_zones(scene, fleet.copies), mean
 
 
-def _generator(scene: Scene, options: FlowOptions, rsus: int, seconds: float) -> Generator:
+def _generator(scene: Scene, options: FlowOptions, rsus: int, seconds: float, begin_us: int = 0) -> Generator:
     made = Generator(
         scene,
         Options(
             duration=seconds, offset=options.offset_s, rsus=rsus, obus=0, types=options.types,
             link=LinkModel(duplicate=0.0),
         ),
-        _BEGIN_US,
+        begin_us or time.time_ns() // 1000,
     )  # fmt: skip
     made.fleet.seq[:] = SEQ_FIRST
     return made

@@ -26,7 +26,7 @@ def show(title: str, reports: Sequence[FlowReport], console: Console) -> None:
     first = reports[0]
     here = f"{machine()['cpu']}, {machine()['cores']} cores"
     load = f"{first.rsus:,} RSUs, {first.participants:.1f} participants and {first.payload_bytes:.0f} B an RSM"
-    rate = _spread(reports, lambda r: r.rate).show(0)
+    rate = _show(reports, lambda r: r.rate, 0)
     console.print(f"[bold]{title}[/]: {load}, {rate} messages/s; {len(reports)} run(s); {here}")
     table = Table(title="CPU and memory after the warm-up")
     for column in ("", "cores", "µs a message", "MB at first", "MB at last"):
@@ -34,20 +34,18 @@ def show(title: str, reports: Sequence[FlowReport], console: Console) -> None:
     for name in first.cores:
         table.add_row(
             name,
-            _spread(reports, lambda r, n=name: r.cores[n]).show(2),
-            _spread(reports, lambda r, n=name: r.cpu_us[n]).show(1),
-            _spread(reports, lambda r, n=name: r.rss_mb[n][0]).show(0),
-            _spread(reports, lambda r, n=name: r.rss_mb[n][1]).show(0),
+            _show(reports, lambda r, n=name: r.cores[n], 2),
+            _show(reports, lambda r, n=name: r.cpu_us[n], 1),
+            _show(reports, lambda r, n=name: r.rss_mb[n][0], 0),
+            _show(reports, lambda r, n=name: r.rss_mb[n][1], 0),
         )
-    table.add_row("all", _spread(reports, lambda r: sum(r.cores.values())).show(2), "", "", "")
+    table.add_row("all", _show(reports, lambda r: sum(r.cores.values()), 2), "", "", "")
     console.print(table)
     table = Table(title="Latency, ms, from the intended send time")
     for column in ("", *_QUANTILES, "max", "messages"):
         table.add_column(column, justify="left" if not column else "right")
     for hop in HOPS:
-        cells = [
-            _spread(reports, lambda r, h=hop, q=q: float(r.latency[h][q] or 0)).show(1) for q in (*_QUANTILES, "max")
-        ]
+        cells = [_show(reports, lambda r, h=hop, q=q: float(r.latency[h][q] or 0), 1) for q in (*_QUANTILES, "max")]
         table.add_row(hop.replace("_", " "), *cells, f"{sum(int(r.latency[hop]['n'] or 0) for r in reports):,}")
     console.print(table)
     for r in reports:
@@ -82,5 +80,7 @@ def plot(title: str, groups: Sequence[Sequence[FlowReport]]) -> str:
     return page(title, notes, charts)
 
 
-def _spread(reports: Sequence[FlowReport], value: Any) -> Spread:
-    return Spread.of([float(value(r)) for r in reports])
+def _show(reports: Sequence[FlowReport], value: Any, digits: int) -> str:
+    """Return the median, with the range where there are several runs."""
+    spread = Spread.of([float(value(r)) for r in reports])
+    return spread.show(digits) if len(reports) > 1 else f"{spread.median:,.{digits}f}"

@@ -77,6 +77,7 @@ class Sample:
     acknowledged: int = 0  # by Mosquitto
     delivered: int = 0
     lost: int = 0
+    undelivered: int = 0  # not in Kafka when we stopped waiting, though some still came: too slow, not lost
     repeated: int = 0
     late_p99_ms: float = 0.0  # of the publisher
     start_s: float = 0.0
@@ -152,14 +153,14 @@ class Bench:
                 first, last = self._watch(publishing, kafka, begin, t0_us, pids, closed=closed)
                 summary = publishing.summary()
                 sample.rss_mb = rss_mb(process.pid or 0)
-                self._drain(kafka, begin, summary["sent"])
+                drained = self._drain(kafka, begin, summary["sent"], self._ticks(candidate))
                 arrived = kafka.read(begin, self._devices, candidate.payload)
         finally:
             process.stop()
             mosquitto.stop()
-        if process.pid is None and process.process is not None and process.process.returncode not in {0, -15, 143}:
-            sample.start_s = -1.0
         self._count(sample, Ledger.load(folder / "ledger"), arrived, summary, (first, last))
+        if not drained:
+            sample.lost, sample.undelivered = 0, sample.lost
         return sample
 
     def durable(self, candidate: Candidate) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Bench:
                     process.wait_until_serving()
                 else:
                     time.sleep(_HELD_S)
-                self._drain(kafka, begin, _DURABLE_N, patience=20)
+                self._drain(kafka, begin, _DURABLE_N, self._ticks(candidate), patience=12)
                 arrived = kafka.read(begin, self._devices, candidate.payload)
         finally:
             process.stop()
@@ -246,18 +247,22 @@ class Bench:
             raise BrokerError("the publisher ended before the warm-up was over")
         return first, (time.time_ns() // 1_000_000, Usage.of(pids))
 
-    def _drain(self, kafka: Topics, begin: Ends, sent: int, patience: int = 4) -> None:
-        """Wait until nothing but ticks comes."""
+    def _ticks(self, candidate: Candidate) -> float:
+        return _TICKS * self._options.partitions if candidate.peer is None else 0.0
+
+    def _drain(self, kafka: Topics, begin: Ends, sent: int, ticks: float, patience: int = 4) -> bool:
+        """Wait until nothing but ticks (at most so many a second) comes; False if something still did at the end."""
         base, last, quiet = sum(begin.values()), -1, 0
         deadline = time.monotonic() + _DRAIN_S
         while quiet < patience and time.monotonic() < deadline:
             now = kafka.total() - base
-            few = now - last <= _TICKS * self._options.partitions * 0.25
+            few = now - last <= ticks * 0.25
             quiet = quiet + 1 if few and last >= 0 else 0
             if now == sent and quiet:
-                return
+                return True
             last = now
             time.sleep(0.25)
+        return quiet >= patience
 
     def _count(
         self, sample: Sample, ledger: Ledger, arrived: Arrived, summary: dict[str, Any], window: tuple[Any, Any]

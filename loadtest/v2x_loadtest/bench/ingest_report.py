@@ -44,6 +44,7 @@ def show(report: Report, console: Console) -> None:
     for kind, runs in (("closed loop", report.closed), ("open loop", report.open)):
         if runs:
             console.print(_table(f"{_title(report)}: {kind}", runs, caption, latency=kind == "open loop"))
+            console.print(_counts(f"What became of the messages, {kind}", runs))
     if report.durability:
         table = Table(title="PUBACK waits for Kafka? (Kafka killed, 1,000 messages, forwarder killed -9, both back)")
         for column in ("", "waits", "lost", "repeated"):
@@ -88,27 +89,40 @@ def plot(report: Report) -> str:
 def _table(title: str, runs: Runs, caption: str, *, latency: bool) -> Table:
     table = Table(title=title, caption=caption)
     table.add_column("")
-    for column in ("messages/s", "µs CPU", "times ours", "MB"):
-        table.add_column(column, justify="right")
-    for column in ("p50 ms", "p99 ms", "p99.9 ms") if latency else ("core of it",):
-        table.add_column(column, justify="right")
-    for column in ("delivered", "lost", "repeated"):
+    for column in ("messages/s", "µs CPU", "x ours", "MB", *(("p50 ms", "p99 ms", "p99.9 ms") if latency else ())):
         table.add_column(column, justify="right")
     ratios = _ratios(runs)
     for name, samples in runs.items():
-
-        def spread(value: Callable[[Sample], float], samples: Sequence[Sample] = samples) -> Spread:
-            return Spread.of([value(s) for s in samples])
-
-        cells = [f"{spread(lambda s: s.rate).median:,.0f}", spread(_self_us).show(1)]
-        cells += [ratios[name].show(2) if name in ratios else "", spread(lambda s: s.rss_mb).show(0)]
+        cells = [_show(samples, lambda s: s.rate, 0), _show(samples, _self_us, 1)]
+        cells += [
+            _spread(ratios[name], 2, len(samples)) if name in ratios else "",
+            _show(samples, lambda s: s.rss_mb, 0),
+        ]
         if latency:
-            cells += [spread(lambda s, q=q: _ms(s, q)).show(1) for q in ("p50", "p99", "p999")]  # type: ignore[misc]
-        else:
-            cells.append(spread(lambda s: s.cores.get("self", 0.0)).show(2))
-        cells += [f"{sum(getattr(s, field) for s in samples):,}" for field in ("delivered", "lost", "repeated")]
+            cells += [_show(samples, lambda s, q=q: _ms(s, q), 1) for q in ("p50", "p99", "p999")]  # type: ignore[misc]
         table.add_row(name, *cells)
     return table
+
+
+def _counts(title: str, runs: Runs) -> Table:
+    table = Table(title=title)
+    for column in ("", "acknowledged", "delivered", "too late", "lost", "repeated"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, samples in runs.items():
+        fields = ("acknowledged", "delivered", "undelivered", "lost", "repeated")
+        table.add_row(name, *(f"{sum(getattr(s, field) for s in samples):,}" for field in fields))
+    return table
+
+
+def _show(samples: Sequence[Sample], value: Callable[[Sample], float], digits: int) -> str:
+    return _spread(Spread.of([value(s) for s in samples]), digits, len(samples)) if samples else ""
+
+
+def _spread(spread: Spread, digits: int, rounds: int) -> str:
+    """Return the median, and below it the range where there is one."""
+    if rounds == 1:
+        return f"{spread.median:,.{digits}f}"
+    return f"{spread.median:,.{digits}f}\n[dim]{spread.low:,.{digits}f}-{spread.high:,.{digits}f}[/]"
 
 
 def _ratios(runs: Runs) -> dict[str, Spread]:

@@ -17,7 +17,7 @@ Route.from_config({
     }},
     "output": {"kafka": {
         "url": "$kafka", "topic": "$topic", "create_topic": False,
-        "producer_options": [["acks", "all"], ["linger.ms", "5"]],
+        "producer_options": [["acks", "all"], ["linger.ms", "5"], ["compression.type", "none"]],
     }},
     "batch_size": 512,
 }).run()
