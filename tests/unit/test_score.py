@@ -12,9 +12,10 @@ import pytest
 from v2x.audit import PositionRow
 
 from v2x_loadtest.audit.ledger import SENT, Ledger, LedgerDevice
-from v2x_loadtest.audit.log import Frame, Stamped
+from v2x_loadtest.audit.log import Frame, Log, Stamped
 from v2x_loadtest.scene import TruthEvent
 from v2x_loadtest.scene.synthetic import synthetic_scene
+from v2x_loadtest.score import score
 from v2x_loadtest.score.events import score_events
 from v2x_loadtest.score.gospa import gospa
 from v2x_loadtest.score.tracks import _clip, samples, score_tracks
@@ -368,3 +369,16 @@ def test_travel_time_against_true_passages(truth: Truth, ledger: Ledger) -> None
     assert got.mape == pytest.approx(10, abs=0.05)
     assert got.unmatched == 1
     assert got.pairs_by_section() == {section: 3}
+
+
+def test_of_several_copies_the_scene_itself_is_scored(truth: Truth, ledger: Ledger, stop: TruthEvent) -> None:
+    log = Log()
+    mine, other = told(truth, stop), told(truth, stop, id_="copy")
+    mine.value["zone"], other.value["zone"] = "SYN-Z1", "SYN-Z1-C1"
+    log.events += [mine, other]
+    sent = np.zeros(1000, SENT)
+    sent["ts_ms"] = T0 + np.arange(1000) * 58  # the first 58 s
+    got = score(log, truth.scene, replace(ledger, sent=sent)).to_dict()
+    assert [found["id"] for found in got["found"]] == ["e"]
+    assert (got["repeated"], got["invented"]) == ([], [])
+    assert got["event_precision"] == 1

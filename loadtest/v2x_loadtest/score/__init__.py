@@ -70,12 +70,15 @@ class Score:
 
 
 def score(log: Log, scene: Scene, ledger: Ledger) -> Score:
-    """Score everything in ``log`` against ``scene``."""
+    """Score everything in ``log`` against ``scene``; of several copies side by side the first, which is the scene."""
     truth = Truth(scene)
     window = ledger.window_s()
+    zones = {zone["id"] for zone in scene.zones["zones"]}
+    events = [record for record in log.events if record.value["zone"] in zones]
+    frames = [frame for frame in log.frames if frame.zone in zones]
     return Score(
-        events=score_events(log.events, truth, ledger, window),
-        tracks=score_tracks(log.frames, log.decode, truth, ledger, window),
+        events=score_events(events, truth, ledger, window),
+        tracks=score_tracks(frames, log.decode, truth, ledger, window),
         travel=score_travel(log.links, scene, ledger),
         ledger=ledger,
         window_s=window,
