@@ -79,16 +79,17 @@ def _grid(xy: F64, reach: F64) -> tuple[I64, I32, I32]:
     east = xy[which, 0] + t * xy[which, 2]
     north = xy[which, 1] + t * xy[which, 3]
     pad = reach[which] + CELL_M / 4  # half a sample step
-    pairs = []
+    cells = []
     for side_e in (-1.0, 0.0, 1.0):
         for side_n in (-1.0, 0.0, 1.0):
             i = np.floor((east + side_e * pad) / CELL_M).astype(np.int64)
             j = np.floor((north + side_n * pad) / CELL_M).astype(np.int64)
-            pairs.append(np.column_stack(((i + _HALF) * _STRIDE + (j + _HALF), which)))
-    pair = np.unique(np.concatenate(pairs), axis=0)
-    keys, first = np.unique(pair[:, 0], return_index=True)
-    start = np.concatenate((first, [len(pair)])).astype(np.int32)
-    return keys, start, np.ascontiguousarray(pair[:, 1].astype(np.int32))
+            cells.append((i + _HALF) * _STRIDE + (j + _HALF))
+    # One number for (cell, segment) sorts several times as fast as rows of two.
+    keys, cell = np.unique(np.concatenate(cells), return_inverse=True)
+    pair = np.unique(cell * len(xy) + np.tile(which, len(cells)))
+    start = np.searchsorted(pair, np.arange(len(keys) + 1) * len(xy)).astype(np.int32)
+    return keys, start, (pair % len(xy)).astype(np.int32)
 
 
 @nb.njit("int64(float64, float64, int64[::1])", cache=True)
