@@ -1,6 +1,7 @@
 """What the benchmarks count and draw."""
 
 import base64
+import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -59,7 +60,6 @@ def test_cpu_of_a_process() -> None:
     stat = "42 (a (strange) name) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 100 1 1"
     assert cpu_of_stat(stat) == pytest.approx(2.0)
     assert cpu_s(1 << 30) == 0.0
-    import os
 
     assert rss_mb(os.getpid()) > 10
 
