@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -67,3 +72,32 @@ async def test_a_topic_that_is_not_there_is_named(world: str) -> None:
 async def test_no_kafka_is_one_clear_error() -> None:
     with pytest.raises(BrokerError, match=r"127\.0\.0\.1:1 could not be read"):
         await read_log("127.0.0.1:1", (DEADLETTER,))
+
+
+def run_audit(bootstrap: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "v2x_loadtest.cli", "audit", "--kafka", bootstrap, *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+async def test_the_command_ends_with_1_if_anything_is_lost(
+    world: str, producer: AIOKafkaProducer, tmp_path: Path
+) -> None:
+    codec = ReferenceCodec(Registry.load())
+    for seq in (0, 1, 3):
+        await producer.send(OBSERVATIONS, heartbeat(codec, "A", seq), partition=0)
+    await producer.flush()
+    done = await asyncio.to_thread(run_audit, world, "--json")
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["lost"], told["faults"][0]["lost"]) == (1, ["2"])
+
+    await producer.send(OBSERVATIONS, heartbeat(codec, "A", 2), partition=0)
+    await producer.flush()
+    done = await asyncio.to_thread(run_audit, world)
+    assert done.returncode == 0, done.stderr
+    assert "rsu_hb" in done.stdout
+
+    done = await asyncio.to_thread(run_audit, world, "--ledger", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no ledger in" in done.stderr

@@ -68,7 +68,7 @@ def events(log: Log, latency: Latency) -> list[dict[str, Any]]:
 def result(log: Log, verdict: Verdict, latency: Latency, score: Score) -> dict[str, Any]:
     """Return the whole result; the keys of the audit, then events, latency and score."""
     audit = verdict.to_dict()
-    first = ("published", "acknowledged", "observations", "duplicates_in_log", "deadletter", "lost")
+    first = ("published", "acknowledged", "observations", "duplicates_in_log", "deadletter", "fused", "lost")
     return {
         **{name: audit.pop(name) for name in first},
         "tracks": score.tracks.tracks,
