@@ -43,6 +43,7 @@ _TICKS: Final = 60  # records a second and partition that our ingest writes into
 _CLOSED_MAX: Final = 100_000  # messages a second that the closed loop can count
 _DURABLE_N: Final = 1000
 _HELD_S: Final = 2.0
+_KILLED_S: Final = 60.0
 _SEQ_BITS: Final = 24
 
 
@@ -170,15 +171,15 @@ class Bench:
         place = self._place(candidate, folder, mosquitto)
         process = candidate.process(place, self._zones)
         try:
-            with Topics(self.kafka.bootstrap, candidate.reads) as kafka:
-                self._ready(candidate, process, place, kafka)
-                begin = kafka.ends()
-            self.kafka.kill()
             with Publishing(
                 self._load_folder, place.mqtt_host, place.mqtt_port, _DURABLE_N, folder / "ledger", credit=_DURABLE_N
             ) as publishing:
+                with Topics(self.kafka.bootstrap, candidate.reads) as kafka:
+                    self._ready(candidate, process, place, kafka)
+                    begin = kafka.ends()
                 publishing.wait_ready()
-                publishing.go(3600.0)
+                self.kafka.kill()
+                publishing.go(_KILLED_S)
                 publishing.summary()
             time.sleep(_HELD_S)
             alive = process.pid is not None

@@ -12,7 +12,6 @@ The driver talks to it through its standard input and a small file in memory (``
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import resource
 import socket
@@ -24,7 +23,7 @@ from typing import Any, Final
 import mqtt5
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba import njit, types
 from v2x.errors import BrokerError, ConfigError
 
 from v2x_loadtest.audit.ledger import SENT
@@ -42,14 +41,17 @@ _FLAGS: Final = 0x4000 | 0x40  # MSG_NOSIGNAL | MSG_DONTWAIT (Linux)
 _BUFFER: Final = 1 << 16
 _REST: Final = 16
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_send = _libc.send
-_send.argtypes, _send.restype = (ctypes.c_int, ctypes.c_ssize_t, ctypes.c_size_t, ctypes.c_int), ctypes.c_ssize_t
-_recv = _libc.recv
-_recv.argtypes, _recv.restype = (ctypes.c_int, ctypes.c_ssize_t, ctypes.c_size_t, ctypes.c_int), ctypes.c_ssize_t
+# libc's, by symbol: so that the compiled code can be cached (a ctypes pointer could not).
+_CALL: Final = types.intp(types.int32, types.intp, types.uintp, types.int32)
+_send: Any = types.ExternalFunction("send", _CALL)
+_recv: Any = types.ExternalFunction("recv", _CALL)
 
 
-@njit
+@njit(
+    "int64(int32[::1], int32[::1], int64[::1], int64[::1], int32[::1], int32[::1], int32[::1], int64[::1], int64[::1],"
+    " int64[::1], Array(uint8, 1, 'C', readonly=True), int64, int64, int64, int64, int64[::1], uint8[::1], int64[::1])",
+    cache=True,
+)  # type: ignore[misc, unused-ignore]
 def send_rows(
     fds: Any, conn: Any, start: Any, end: Any, pid_at: Any, seq_at: Any, ts_at: Any, seq: Any, per_pass: Any, ts: Any,
     packets: Any, i0: int, i1: int, nth: int, ts0: int, next_pid: Any, scratch: Any, begun: Any,
@@ -79,7 +81,11 @@ def send_rows(
     return i1 - i0
 
 
-@njit
+@njit(
+    "int64(int32[::1], uint8[:,::1], int64[::1], uint8[::1], int64[::1], int64[::1], int64[::1], int64, int64[::1],"
+    " int64, int64[::1])",
+    cache=True,
+)  # type: ignore[misc, unused-ignore]
 def read_acks(
     fds: Any, rest: Any, rest_len: Any, buffer: Any, first: Any, per_conn: Any, rows: Any, n_rows: int,
     acked_us: Any, now: int, out: Any,
@@ -142,11 +148,10 @@ class Publisher:
         self._rest_len = np.zeros(len(load.devices), np.int64)
         self._buffer = np.zeros(_BUFFER, np.uint8)
         self._packets = np.ascontiguousarray(load.packets)
+        self._packets.flags.writeable = False
         _raise_open_files()
         self._sockets = [connect(host, port, d.id) for d in load.devices]
         self._fds = np.array([s.fileno() for s in self._sockets], np.int32)
-        self._send(0, 0, 0)
-        self._read(0)
 
     def run(self, t0_us: int, seconds: float) -> dict[str, Any]:
         """Send; return the summary."""
