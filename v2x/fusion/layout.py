@@ -125,10 +125,11 @@ PARAMETERS: Final[dict[str, float]] = {
     "sigma_speed_mps": 0.4,
     "sigma_heading_rad": 0.06,
     "sigma_clock_s": 0.004,  # what the clock estimate leaves
-    "inflate": 6.0,  # R in the update, never in the gate: trackers' noise is correlated
-    "inflate_speed": 3.0,
-    "q_along": 2.5,  # acceleration noise of a vehicle, m2/s3
-    "q_across": 0.6,
+    "inflate": 5.0,  # R in the update, never in the gate: trackers' noise is correlated
+    "inflate_speed": 2.0,
+    "slip_mps": 1.2,  # across: heading and motion differ while lanes are changed at a crawl
+    "q_along": 6.0,  # acceleration noise of a vehicle, m2/s3
+    "q_across": 2.0,
     "q_pedestrian": 0.4,
     "fast_gate": 4.0,
     "gate": 16.0,
@@ -151,10 +152,10 @@ PARAMETERS: Final[dict[str, float]] = {
 }
 PRM_NAMES: Final = tuple(PARAMETERS)
 (
-    Q_SIGMA, Q_SPEED, Q_HEADING, Q_CLOCK, Q_INFLATE, Q_INFLATE_V, Q_ALONG, Q_ACROSS, Q_PED, Q_FAST, Q_GATE, Q_BONUS,
-    Q_BIRTH, Q_TENTATIVE, Q_LOST, Q_LOST_HIT, Q_LOST_SLOW, Q_LATE, Q_AHEAD, Q_STALE, Q_BIAS,
+    Q_SIGMA, Q_SPEED, Q_HEADING, Q_CLOCK, Q_INFLATE, Q_INFLATE_V, Q_SLIP, Q_ALONG, Q_ACROSS, Q_PED, Q_FAST, Q_GATE,
+    Q_BONUS, Q_BIRTH, Q_TENTATIVE, Q_LOST, Q_LOST_HIT, Q_LOST_SLOW, Q_LATE, Q_AHEAD, Q_STALE, Q_BIAS,
     Q_BIAS_CLOCK, Q_MERGE, Q_MERGE_PED, Q_MERGE_V, Q_VETO, Q_CELL,
-) = range(27)  # fmt: skip
+) = range(28)  # fmt: skip
 
 # --- M, K: a scan's rows on their way into the filter ----------------------------------------------------------------
 M_E: Final = 0

@@ -25,6 +25,7 @@ FAST_VELOCITY: Final = 16.0
 FOOT_PENALTY: Final = 13.0  # somebody on foot is hardly a car ...
 BIKE_PENALTY: Final = 3.0  # ... but may be taken for a cyclist
 TENTATIVE_PENALTY: Final = 2.0
+MEMORY_GATES: Final = 3.0  # what memory says is believed this far out if nothing else explains it
 MISS_MARGIN: Final = 2.0  # "none" costs the gate and this
 REACH_M: Final = 25.0
 MAX_ROWS: Final = 48
@@ -110,16 +111,19 @@ def _edges(
                         continue
                     q = noise(s[here], i[here], prm)
                     d = distance2(s[here], dt, q, z, noise_of(m[j], s[here, c.S_VE], s[here, c.S_VN], b, prm))
+                    if here == memory and d < MEMORY_GATES * prm[c.Q_GATE]:
+                        d = min(d, prm[c.Q_GATE] - 0.5)
                     if not d < prm[c.Q_GATE]:
                         continue
-                    d += min(_velocity2(s[here], m[j], prm), 12.0)
+                    known = here == memory
+                    d += min(_velocity2(s[here], m[j], prm), 2.0 if known else 12.0)
                     d += _unlike(k[j, c.K_CLS], i[here, c.I_CLS])
+                    if known:
+                        d -= prm[c.Q_BONUS]
                     if not d < prm[c.Q_GATE]:
                         continue
                     if i[here, c.I_STATUS] == c.TENTATIVE:
                         d += TENTATIVE_PENALTY
-                    if here == memory:
-                        d -= prm[c.Q_BONUS]
                     if count < c.MAX_EDGES:
                         edge[count, 0] = j
                         edge[count, 1] = here

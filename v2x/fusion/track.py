@@ -160,7 +160,7 @@ def feed(
         x, y = m[c.M_HX], m[c.M_HY]
         f = prm[c.Q_INFLATE_V]
         along = f * prm[c.Q_SPEED] * prm[c.Q_SPEED]
-        across = f * prm[c.Q_HEADING] * prm[c.Q_HEADING] * (ve * ve + vn * vn) + 0.3 * along
+        across = f * prm[c.Q_HEADING] * prm[c.Q_HEADING] * (ve * ve + vn * vn) + prm[c.Q_SLIP] * prm[c.Q_SLIP]
         e = update(
             s, 0.0, 1.0, (ve, vn),
             (
