@@ -14,6 +14,7 @@ from v2x.errors import ConfigError
 
 from v2x_codecs.registry import Registry
 
+_ZONES = "So many copies of the scene (4 km) are one zone; 0: its own zones (2 km)."
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -86,10 +87,11 @@ def province(
     scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
+    zone_copies: Annotated[int, typer.Option(min=0, help=_ZONES)] = 0,
     keep: Annotated[Path | None, typer.Option(help="Folder for everything; else a temporary one.")] = None,
 ) -> None:
     """Run a province on this machine: publisher, Mosquitto, Kafka, ingest and fusion; CPU, lag, losses, latency."""
-    _flow("Province", [rsus], seconds, warm, participants, rounds, partitions, scene, as_json, plot, keep)
+    _flow("Province", [rsus], seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, keep)
 
 
 @app.command()
@@ -103,6 +105,7 @@ def e2e(
     scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
+    zone_copies: Annotated[int, typer.Option(min=0, help=_ZONES)] = 0,
 ) -> None:
     """Publish to Kafka and to the fused track, at several loads in turns."""
     try:
@@ -111,7 +114,31 @@ def e2e(
         loads = []
     if not loads or min(loads) < 1:
         raise ConfigError(f"--rsus {rsus!r}: numbers with commas, for instance 10,250")
-    _flow("End to end", loads, seconds, warm, participants, rounds, partitions, scene, as_json, plot, None)
+    _flow("End to end", loads, seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, None)
+
+
+@app.command()
+def fusion(
+    rsus: Annotated[int, typer.Option(min=1, help="Roadside units, 10 RSMs a second each.")] = 140,
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="Of stream time.")] = 6,
+    participants: Annotated[float, typer.Option(min=0.1, help="An RSM, on average.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes that count.")] = 5,
+    partitions: Annotated[int, typer.Option(min=1, help="Of the log.")] = 8,
+    step: Annotated[int, typer.Option(min=1, help="Milliseconds of the log that the engine takes at once.")] = 50,
+    zone_copies: Annotated[int, typer.Option(min=0, help=_ZONES)] = 0,
+    scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Feed the pure engines with a province's log, without brokers: CPU by observation and by frame."""
+    from v2x_loadtest.bench.flow import FlowOptions  # noqa: PLC0415
+    from v2x_loadtest.bench.fusion import run  # noqa: PLC0415
+
+    options = FlowOptions(
+        rsus=rsus, participants=participants, scene=scene, partitions=partitions, zone_copies=zone_copies
+    )
+    made = run(options, seconds, rounds, step, Console(quiet=as_json))
+    if as_json:
+        print(json.dumps(made))
 
 
 def _flow(
@@ -125,6 +152,7 @@ def _flow(
     scene: str,
     as_json: bool,
     plot: Path | None,
+    zone_copies: int,
     keep: Path | None,
 ) -> None:
     from v2x_loadtest.bench import flow_report  # noqa: PLC0415
@@ -136,8 +164,9 @@ def _flow(
         for n in loads:
             console.print(f"[dim]run {nth + 1} of {rounds}, {n:,} RSUs[/dim]")
             options = FlowOptions(
-                rsus=n, seconds=seconds, warm_s=warm, participants=participants, scene=scene, partitions=partitions
-            )
+                rsus=n, seconds=seconds, warm_s=warm, participants=participants, scene=scene, partitions=partitions,
+                zone_copies=zone_copies,
+            )  # fmt: skip
             with tempfile.TemporaryDirectory(prefix="v2x-bench-", ignore_cleanup_errors=True) as temporary:
                 folder = (keep or Path(temporary)) / f"run-{nth + 1}-{n}"
                 reports[n].append(run(options, folder, lambda line: console.print(f"[dim]{line}[/dim]")))

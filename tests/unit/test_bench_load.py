@@ -6,12 +6,14 @@ import time
 import mqtt5
 import numpy as np
 import pytest
+from rich.console import Console
 from v2x.errors import ConfigError
 from v2x.zones import ZoneMap
 
 from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_loadtest.bench import fusion
 from v2x_loadtest.bench.flow import FlowOptions, make_load
 from v2x_loadtest.bench.load import SEQ_END, SEQ_FIRST, BenchDevice, Load, constant, publish_packet
 from v2x_loadtest.bench.payloads import BOOT_MS, ingest_load
@@ -186,3 +188,22 @@ def test_a_load_survives_its_file(tmp_path) -> None:
     assert b"no/v1/rsu/b/rsm/up" in bytes(again.packets)
     assert again.rate == 50.0
     assert time.time() > 0
+
+
+def test_copies_that_are_one_zone() -> None:
+    options = FlowOptions(rsus=30, participants=5, zone_copies=2)
+    load, doc, _ = make_load(options, lambda _line: None)
+    zones = ZoneMap.parse(doc)
+    assert len(zones.zones) == 2
+    routes = [zones.route(d.id, None, None) for d in load.devices]
+    assert [len(r) for r in routes] == [1] * 30
+    assert {r[0] for r in routes} == set(zones.zones)
+
+
+def test_fusion_takes_the_log_whole() -> None:
+    made = fusion.run(FlowOptions(rsus=6, participants=5, partitions=2), 1.0, 1, 50, Console(quiet=True))
+    (run,) = made["runs"]
+    assert 50 < run["records"] < 80  # six devices, two genesis records, and copies for the other zone
+    assert run["frames"] >= 10
+    assert run["frame_bytes"] > 100 * run["frames"]
+    assert 0 < run["decode_s"] < run["cpu_s"]

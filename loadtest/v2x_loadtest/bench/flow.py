@@ -26,7 +26,7 @@ from v2x_loadtest import latency
 from v2x_loadtest.audit import log as audit_log
 from v2x_loadtest.audit.ledger import Ledger
 from v2x_loadtest.bench.drive import Publishing
-from v2x_loadtest.bench.load import SEQ_FIRST, BenchDevice, Load, from_messages, thinned
+from v2x_loadtest.bench.load import SEQ_FIRST, BenchDevice, Load, from_messages, merged, thinned
 from v2x_loadtest.bench.proc import Usage, rss_mb
 from v2x_loadtest.demo.scrape import scrape
 from v2x_loadtest.scene import Scene, load_scene
@@ -55,6 +55,7 @@ class FlowOptions:
     types: frozenset[str] = frozenset({"rsm"})
     partitions: int = 8
     offset_s: float = 20.0
+    zone_copies: int = 0  # copies of the scene that are one zone; 0: zones as recorded
 
 
 @dataclass(slots=True)
@@ -124,7 +125,8 @@ def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], flo
     load = from_messages(
         f"{scene.name} x{fleet.copies}", [devices[n] for n in speaking], steps, begin_us, _CYCLE_S * 1_000_000
     )
-    return load, scaled_zones(scene, fleet.copies), mean
+    doc = scaled_zones(scene, fleet.copies)
+    return load, merged(doc, len(scene.zones["zones"]), options.zone_copies) if options.zone_copies else doc, mean
 
 
 def _generator(scene: Scene, options: FlowOptions, rsus: int, seconds: float, begin_us: int = 0) -> Generator:

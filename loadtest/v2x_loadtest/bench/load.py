@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from v2x.errors import ConfigError
 from v2x.topics import UPLINKS, uplink_topic
+from v2x.zones import checksum
 
 from v2x_loadtest.scene import Scene
 
@@ -217,6 +218,24 @@ def thinned(scene: Scene, share: float, seed: int = 1) -> Scene:
     out.trajectories = type(tr)(*(getattr(tr, name)[mine] for name in tr.__dataclass_fields__))
     out._index()  # noqa: SLF001 - a scene is made whole; this one is a cut of it
     return out
+
+
+def merged(doc: dict[str, Any], recorded: int, copies: int) -> dict[str, Any]:
+    """Return a zone map in which ``copies`` neighbouring copies of a scene are one zone; ``recorded``: its own zones.
+
+    A zone of the field is 5 to 10 km of road. A copy has no border with the next one, so nothing is in two zones then.
+    """
+    zones, names = [], {}
+    for at in range(0, len(doc["zones"]), recorded * copies):
+        group = doc["zones"][at : at + recorded * copies]
+        lats, lons = zip(*(corner for zone in group for corner in zone["polygon"]), strict=True)
+        box = [[y, x] for y, x in ((min(lats), min(lons)), (min(lats), max(lons)), (max(lats), max(lons)))]
+        zones.append({"id": group[0]["id"], "polygon": [*box, [max(lats), min(lons)]], "neighbours": []})
+        names.update({zone["id"]: group[0]["id"] for zone in group})
+    devices = {i: {**d, "zone": names[d["zone"]], "halo": []} for i, d in doc["devices"].items()}
+    sections = [{**s, "zone": names[s["zone"]]} for s in doc["sections"]]
+    out = {**doc, "zones": zones, "devices": devices, "sections": sections}
+    return {**out, "checksum": checksum(out)}
 
 
 def publish_packet(topic: str, payload: bytes, device: BenchDevice) -> tuple[bytes, tuple[int, int, int]]:

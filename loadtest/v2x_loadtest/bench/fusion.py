@@ -1,0 +1,146 @@
+"""`v2x bench fusion`: a province's log through the pure engines, without brokers: CPU by observation and by frame.
+
+The log is what ingest would write of the load of `v2x bench province`: records in order of their stamps, by zone and
+partition, copies for halo zones. Engines take it in batches of ``step_ms``, as the service does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from v2x.columns import Record
+from v2x.fusion.engine import Engine
+from v2x.topics import TRACKS, UPLINKS
+from v2x.zones import ZoneMap
+
+from v2x_codecs.decoder import ColumnDecoder
+from v2x_codecs.framing import MQTT_HEADER, kafka_header
+from v2x_codecs.reference import ReferenceCodec
+from v2x_codecs.registry import Registry
+from v2x_loadtest.bench.flow import FlowOptions, make_load
+from v2x_loadtest.bench.harness import Spread, machine
+from v2x_loadtest.bench.load import Load
+
+_DELAY_MS: Final = 5  # from the device's link to the log
+_WORLD: Final = "00000000-0000-4000-8000-000000000000"
+
+
+@dataclass(slots=True)
+class FusionRun:
+    """One pass; CPU of this thread."""
+
+    records: int
+    observations: int
+    frames: int
+    frame_bytes: int
+    cpu_s: float
+    decode_s: float
+    wall_s: float  # of stream time: 1 core keeps up with cpu_s / wall_s of it
+
+
+def run(options: FlowOptions, seconds: float, rounds: int, step_ms: int, console: Console) -> dict[str, Any]:
+    """Return the runs and print a table of them (nothing of it if ``console`` is quiet)."""
+    load, doc, participants = make_load(options, lambda line: console.print(f"[dim]{line}[/]"))
+    zones = ZoneMap.parse(doc)
+    log, observations = _log(load, zones, options.partitions, seconds, participants)
+    runs = []
+    for nth in range(rounds + 1):  # the first one warms up
+        made = _pass(log, zones, options.partitions, step_ms, seconds, observations)
+        if nth:
+            runs.append(made)
+    _show(options, len(zones.zones), runs, console)
+    return {
+        "machine": machine(),
+        "rsus": options.rsus,
+        "zones": len(zones.zones),
+        "partitions": options.partitions,
+        "participants": participants,
+        "step_ms": step_ms,
+        "runs": [asdict(r) for r in runs],
+    }
+
+
+def _log(
+    load: Load, zones: ZoneMap, partitions: int, seconds: float, participants: float
+) -> tuple[list[list[Record]], int]:
+    """Return the records of each partition, and how many observations (participants) they hold."""
+    registry = Registry.load()
+    headers = {row.code: kafka_header(registry.get(row.schema)) for row in UPLINKS}
+    base_ms = 1_790_000_000_000 + load.phase_ms
+    rows = load.rows[load.rows["at_us"] < seconds * 1e6]
+    routes = [[zones.partition(z, partitions) for z in zones.route(d.id, None, None)] for d in load.devices]
+    codec = ReferenceCodec(registry)
+    log: list[list[Record]] = []
+    for p in range(partitions):
+        genesis = {"generation": _WORLD, "partition": p, "partitions": partitions, "ts_ms": base_ms}
+        log.append([Record(0, base_ms, b"genesis", codec.encode("genesis", genesis), ())])
+    packets = load.packets.tobytes()
+    n = 0
+    for row in rows:
+        body = bytearray(packets[row["pid_at"] + row["start"] + 3 + MQTT_HEADER : row["end"]])
+        at = int(row["ts_at"]) - int(row["pid_at"]) - 3 - MQTT_HEADER
+        z = (base_ms + int(row["ts_ms"])) << 1
+        body[at : at + 6] = bytes(z >> 7 * k & 0x7F | (0x80 if k < 5 else 0) for k in range(6))
+        value = headers[int(row["code"])] + bytes(body)
+        stamp = base_ms + int(row["at_us"]) // 1000 + _DELAY_MS
+        key = load.devices[row["conn"]].id.encode()
+        for partition in dict.fromkeys(routes[row["conn"]]):
+            log[partition].append(Record(len(log[partition]), stamp, key, value, ()))
+            n += 1
+    return log, round(n * participants)
+
+
+def _pass(
+    log: list[list[Record]], zones: ZoneMap, partitions: int, step_ms: int, seconds: float, observations: int
+) -> FusionRun:
+    registry = Registry.load()
+    decoder, codec = ColumnDecoder(registry), ReferenceCodec(registry)
+    engines = [Engine(None, zones, decoder, codec, p, partitions, codec.decode_kafka) for p in range(partitions)]
+    begin = min(part[0].stamp_ms for part in log if part)
+    cuts = [np.array([r.stamp_ms for r in part], np.int64) for part in log]
+    frames = frame_bytes = 0
+    began, wall = time.thread_time(), round(seconds * 1000)
+    at = [0] * partitions
+    for to in range(begin + step_ms, begin + wall + step_ms, step_ms):
+        for p, engine in enumerate(engines):
+            end = int(np.searchsorted(cuts[p], to))
+            for out in engine.feed(log[p][at[p] : end]):
+                if out.topic == TRACKS:
+                    frames += 1
+                    frame_bytes += len(out.value)
+            at[p] = end
+    cpu = time.thread_time() - began
+    began = time.thread_time()
+    for part in log:
+        for i in range(0, len(part), 500):
+            decoder.decode_kafka([r.value for r in part[i : i + 500]])
+    decode = time.thread_time() - began
+    return FusionRun(sum(map(len, log)), observations, frames, frame_bytes, cpu, decode, seconds)
+
+
+def _show(options: FlowOptions, zones: int, runs: list[FusionRun], console: Console) -> None:
+    table = Table(
+        title=f"Fusion of {options.rsus:,} RSUs, {zones} zones, {options.partitions} partitions, CPU of one thread",
+        caption=f"{machine()['cpu']}; median (range) of {len(runs)} passes",
+    )
+    table.add_column("")
+    table.add_column("", justify="right")
+    first = runs[0]
+    table.add_row("records, observations", f"{first.records:,}, {first.observations:,}")
+    table.add_row("frames, bytes a frame", f"{first.frames:,}, {first.frame_bytes / max(first.frames, 1):,.0f}")
+    rows: tuple[tuple[str, Callable[[FusionRun], float], int], ...] = (
+        ("cores to keep up", lambda r: r.cpu_s / r.wall_s, 2),
+        ("µs a record", lambda r: r.cpu_s / r.records * 1e6, 1),
+        ("µs an observation, all", lambda r: r.cpu_s / r.observations * 1e6, 2),
+        ("µs an observation, decoding alone", lambda r: r.decode_s / r.observations * 1e6, 2),
+        ("µs a frame, if frames were all", lambda r: r.cpu_s / max(r.frames, 1) * 1e6, 0),
+    )
+    for name, value, digits in rows:
+        table.add_row(name, Spread.of([value(r) for r in runs]).show(digits))
+    console.print(table)
