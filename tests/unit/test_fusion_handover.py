@@ -12,13 +12,13 @@ from tests.unit.fusion_drive import CODEC, decoded, engine
 from v2x.topics import OBSERVATIONS, TRACKS
 
 
-def world(partitions: int, deaf: Any = None, **changes: Any) -> fs.World:
+def world(partitions: int, deaf: Any = None, hop_ms: int = 12, **changes: Any) -> fs.World:
     s = fs.Settings(
         **{"seed": 3, "vehicles": 90, "seconds": 12.0, "zones": 2, "length_m": 1200.0, "rsus": 5, **changes}
     )
     zones = fs.zone_map(s)
     cores = [engine(zones, p, partitions) for p in range(partitions)]
-    w = fs.World(fs.make(s), cores, CODEC, zones)
+    w = fs.World(fs.make(s), cores, CODEC, zones, hop_ms)
     w.run(deaf)
     return w
 
@@ -32,9 +32,10 @@ def by_instant(w: fs.World) -> dict[int, dict[str, set[int]]]:
     return told
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
-def test_crossing_keeps_the_id_without_gap_or_double(partitions: int) -> None:
-    w = world(partitions)
+@pytest.mark.parametrize(("partitions", "hop_ms"), [(1, 12), (3, 12), (3, 120)])
+def test_crossing_keeps_the_id_without_gap_or_double(partitions: int, hop_ms: int) -> None:
+    """``hop_ms``: how long a record takes from one engine into the other's log; two frames and more are allowed."""
+    w = world(partitions, hop_ms=hop_ms)
     where = {w.zones.partition(z, partitions) for z in w.zones.zones}
     assert len(where) == (1 if partitions == 1 else 2)
     told = by_instant(w)
