@@ -167,8 +167,7 @@ class Kafka(Broker):
                 "kafka.tools.StorageTool",
                 "format",
                 "--standalone",
-                "-t",
-                _cluster_id(),
+                f"--cluster-id={_cluster_id()}",  # in one word: one id in 64 begins with a dash
                 "-c",
                 str(properties),
             ]
