@@ -84,7 +84,6 @@ def check(result: dict[str, Any]) -> None:
     for name in LATENCIES:
         assert {"p50", "p99", "p999"} <= result["latency_ms"][name].keys()
     assert set(SCORES) <= result["score"].keys()
-    assert result["score"]["repeated"] == []
 
 
 def test_a_short_demo(tmp_path: Path) -> None:
@@ -92,9 +91,11 @@ def test_a_short_demo(tmp_path: Path) -> None:
     check(result)
     assert result["score"]["invented"] == []
     assert result["score"]["missed"] == []
+    assert result["score"]["repeated"] == []
 
 
 def test_a_demo_whose_parts_are_killed(tmp_path: Path) -> None:
+    # What is true here is the reader's rule; how well tracks come through an outage is in docs/guarantees.md.
     result = run(tmp_path, ["--duration", "32", "--chaos"])
     check(result)
 

@@ -103,24 +103,26 @@ async def test_all_that_is_published_is_acknowledged_and_arrives(mosquitto: Mosq
     assert {t.split("/")[4] for t in late.retained} == {"map"}
 
 
-async def test_without_a_reader_perishable_messages_are_lost_and_reliable_ones_wait(
-    mosquitto: Mosquitto, tmp_path: Path
-) -> None:
-    # The pile speaks at once, at step 100.
-    options = Options(port=mosquitto.port, duration=3, offset=10, ledger=tmp_path, types=frozenset({"status", "rsm"}))
-    running = asyncio.ensure_future(simulate(load_scene("synthetic"), options))
-    await until(lambda: (tmp_path / "sent.bin").is_file() and (tmp_path / "sent.bin").stat().st_size > 46 * 20)
-    async with subscribed(mosquitto.port) as receiver:
-        summary = await running
-        await until(lambda: receiver.got.total() >= summary.acknowledged)
-    status = next(r.code for r in UPLINKS if r.type == "status")
-    assert summary.refused > 10
-    assert summary.resent > 0
-    assert summary.unacknowledged == summary.given_up > 10
-    missing = sent(tmp_path, lambda r: r["acked_us"] == 0)
-    assert {k[2] for k in missing} == {next(r.code for r in UPLINKS if r.type == "rsm")}
-    assert any(k[2] == status for k in receiver.got)
-    assert receiver.got == sent(tmp_path, lambda r: r["acked_us"] > 0)
+async def test_without_a_reader_perishable_messages_are_lost_and_reliable_ones_wait(tmp_path: Path) -> None:
+    # A broker of its own: the shared one keeps sessions of other tests, which are readers too.
+    with Mosquitto(tmp_path / "broker") as mosquitto:
+        # The pile speaks at once, at step 100.
+        options = Options(
+            port=mosquitto.port, duration=3, offset=10, ledger=tmp_path, types=frozenset({"status", "rsm"})
+        )
+        running = asyncio.ensure_future(simulate(load_scene("synthetic"), options))
+        await until(lambda: (tmp_path / "sent.bin").is_file() and (tmp_path / "sent.bin").stat().st_size > 46 * 20)
+        async with subscribed(mosquitto.port) as receiver:
+            summary = await running
+            await until(lambda: receiver.got.total() >= summary.acknowledged)
+        status = next(r.code for r in UPLINKS if r.type == "status")
+        assert summary.refused > 10
+        assert summary.resent > 0
+        assert summary.unacknowledged == summary.given_up > 10
+        missing = sent(tmp_path, lambda r: r["acked_us"] == 0)
+        assert {k[2] for k in missing} == {next(r.code for r in UPLINKS if r.type == "rsm")}
+        assert any(k[2] == status for k in receiver.got)
+        assert receiver.got == sent(tmp_path, lambda r: r["acked_us"] > 0)
 
 
 async def test_a_broker_that_is_killed_and_comes_back(tmp_path: Path) -> None:

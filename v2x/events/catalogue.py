@@ -246,7 +246,7 @@ RULES: Final[tuple[Rule, ...]] = (
         move_m=15.0,
         what="A pedestrian on a lane for motor vehicles (motorway: also the shoulder), not on a crosswalk",
         limits={
-            "inside_m": Limit(0.3, "m", "ours: this far inside the lane, not on the kerb"),
+            "inside_m": Limit(0.6, "m", "ours: with half a metre of error, who walks beside the road is not on it"),
             "crosswalk_m": Limit(1.5, "m", "ours: beside the stripes is still crossing there"),
             "age_ms": Limit(600, "ms", "ours: the danger is great and pedestrians are slow: shorter than for vehicles"),
         },
