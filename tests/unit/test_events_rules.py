@@ -314,7 +314,7 @@ def test_a_pedestrian_steps_off_the_sidewalk():
         return Car(id_, lambda _t: x, lambda _t: 1.2, y=y, cls=10, length=0.5)
 
     w = World(nodes)
-    w.run([crossing(1, 100.0, -2 * WIDTH - 1.0), crossing(2, 200.0, -2 * WIDTH + 0.5)], 3.0)
+    w.run([crossing(1, 100.0, -2 * WIDTH - 1.0), crossing(2, 200.0, -2 * WIDTH + 0.9)], 3.0)
     assert [c.tracks for _, c in w.changes] == [[2]]
     assert w.changes[0][0] <= 1.2
 
