@@ -41,7 +41,15 @@ def closing(stack: Stack) -> Iterator[None]:
 
 
 def run_interruptible(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine; a signal cancels it, and is a KeyboardInterrupt once it has cleaned up."""
+    """Run a coroutine; a signal cancels it, and is a KeyboardInterrupt once it has cleaned up.
+
+    While the loop itself is made and closed a signal is only noted: an exception there leaves half a loop behind.
+    """
+    noted = False
+
+    def note(_number: int, _frame: Any) -> None:
+        nonlocal noted
+        noted = True
 
     async def run() -> _T:
         loop = asyncio.get_running_loop()
@@ -56,6 +64,8 @@ def run_interruptible(main: Coroutine[Any, Any, _T]) -> _T:
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, ask)
+        if noted:
+            ask()
         try:
             with suppress(asyncio.CancelledError):
                 return await task
@@ -63,6 +73,15 @@ def run_interruptible(main: Coroutine[Any, Any, _T]) -> _T:
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
-                signal.signal(number, _interrupt)
+                signal.signal(number, note)
 
-    return asyncio.run(run())
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        result = asyncio.run(run())
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, _interrupt)
+    if noted:
+        raise KeyboardInterrupt
+    return result
