@@ -94,6 +94,10 @@ def test_a_short_demo(tmp_path: Path) -> None:
     assert result["score"]["repeated"] == []
 
 
+def test_the_urban_scene(tmp_path: Path) -> None:
+    check(run(tmp_path, ["--duration", "20", "--scene", "urban"]))
+
+
 def test_a_demo_whose_parts_are_killed(tmp_path: Path) -> None:
     # What is true here is the reader's rule; how well tracks come through an outage is in docs/guarantees.md.
     result = run(tmp_path, ["--duration", "32", "--chaos"])
