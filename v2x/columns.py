@@ -82,6 +82,10 @@ class Decoder(Protocol):
         """Decode single-object payloads; ``expect`` names the schema index that each topic stands for."""
         ...
 
+    def decode_spans(self, heap: bytes, spans: I64, expect: I32 | None = None) -> Batch:
+        """Decode single-object payloads that lie in ``heap``: ``spans`` (2, n) has their offsets and lengths."""
+        ...
+
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:
         """Decode values in Confluent framing."""
         ...

@@ -10,112 +10,166 @@ several records (halo copies); it is *settled* when the last of them is durable.
 
 A packet id belongs to one connection, the *epoch*: after a reconnect the broker sends what was not acknowledged again,
 with ids that mean something else. Rows of an old epoch settle like others and are released without acknowledgement.
-Everything is a column; there is no object for a message.
+Everything is a column; there is no object for a message, and no Python for one.
 """
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, misc"
+# ruff: noqa: ANN001, ANN202 - the types of kernels are their signatures
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from v2x.columns import I64
 
 _SMALLEST: Final = 64
 WAITING: Final = 0
 """Fate of a message that is not decided."""
 
+EPOCH, PACKET_ID, OPEN, FATE, RX = range(5)
+_COLUMNS: Final = 5
+_RING: Final = nb.int64[:, ::1]
+_LIST: Final = nb.int64[::1]
+
 
 class Released(NamedTuple):
     """Rows that left the ring, in arrival order; columns of equal length."""
 
-    epoch: npt.NDArray[np.int64]
-    packet_id: npt.NDArray[np.int32]  # 0: nothing to acknowledge
-    fate: npt.NDArray[np.int16]
-    rx_us: npt.NDArray[np.int64]
+    epoch: I64
+    packet_id: I64  # 0: nothing to acknowledge
+    fate: I64
+    rx_us: I64
 
 
 class AckLedger:
     """A ring of (epoch, packet id, open records, fate, receive time)."""
 
-    __slots__ = ("_epoch", "_fate", "_head", "_mask", "_open", "_packet_id", "_rx", "_tail")
+    __slots__ = ("_head", "_ring", "_tail")
 
     def __init__(self, capacity: int = 4096) -> None:
         """Make a ring for ``capacity`` messages (it grows when more arrive)."""
         self._head = 0
         self._tail = 0
-        self._allocate(1 << max(_SMALLEST, capacity).bit_length())
-
-    def _allocate(self, size: int) -> None:
-        self._mask = size - 1
-        self._epoch = np.zeros(size, np.int64)
-        self._packet_id = np.zeros(size, np.int32)
-        self._open = np.zeros(size, np.int32)
-        self._fate = np.zeros(size, np.int16)
-        self._rx = np.zeros(size, np.int64)
+        self._ring: I64 = np.zeros((1 << max(_SMALLEST, capacity).bit_length(), _COLUMNS), np.int64)
 
     @property
     def in_flight(self) -> int:
         """Messages taken and not released."""
         return self._tail - self._head
 
-    def take(self, epoch: int, packet_ids: Sequence[int], rx_us: int) -> int:
+    def take(self, epoch: int, packet_ids: Sequence[int] | I64, rx_us: int) -> int:
         """Append messages, each with one open record; return the token of the first, the others follow it."""
-        n = len(packet_ids)
-        if self.in_flight + n > self._mask + 1:
+        ids = np.asarray(packet_ids, np.int64)
+        n = len(ids)
+        if self.in_flight + n > len(self._ring):
             self._grow(self.in_flight + n)
         first = self._tail
-        rows = np.arange(first, first + n) & self._mask
-        self._epoch[rows] = epoch
-        self._packet_id[rows] = packet_ids
-        self._open[rows] = 1
-        self._fate[rows] = WAITING
-        self._rx[rows] = rx_us
+        _take(self._ring, first, np.ascontiguousarray(ids), epoch, rx_us)
         self._tail = first + n
         return first
 
-    def decide(self, tokens: npt.ArrayLike, fate: int | npt.NDArray[np.int16]) -> None:
+    def decide(self, tokens: npt.ArrayLike, fate: int | npt.NDArray[np.integer[npt.NBitBase]]) -> None:
         """Note what becomes of messages: a number of the caller's, not WAITING; the last one before release counts."""
-        self._fate[self._rows(tokens)] = fate
+        self._ring[self._known(tokens) & (len(self._ring) - 1), FATE] = fate
+
+    def decide_all(self, first: int, fates: I64) -> None:
+        """Note what becomes of messages that follow each other, from the one with token ``first`` on."""
+        self._check(first, first + len(fates) - 1)
+        _decide(self._ring, first, fates)
 
     def expect(self, token: int, records: int) -> None:
         """Have a message wait for ``records`` (>= 1) records instead of one."""
         if records < 1 or not self._head <= token < self._tail:
             msg = f"token {token} cannot wait for {records} records (ring holds {self._head} to {self._tail})"
             raise ValueError(msg)
-        self._open[token & self._mask] = records
+        self._ring[token & (len(self._ring) - 1), OPEN] = records
 
     def settle(self, tokens: npt.ArrayLike) -> None:
         """Note one durable (or dropped) record for each token; a token may occur more than once."""
-        np.subtract.at(self._open, self._rows(tokens), 1)
+        found = np.ascontiguousarray(tokens, np.int64)
+        wrong = _settle(self._ring, self._head, self._tail, found)
+        if wrong >= 0:
+            self._check(int(found[wrong]), int(found[wrong]))
 
     def release(self) -> Released:
         """Take the settled rows off the head."""
-        held = np.arange(self._head, self._tail) & self._mask
-        waiting = self._open[held] > 0
-        n = int(waiting.argmax()) if waiting.any() else len(held)
-        rows = held[:n]
+        n = _settled(self._ring, self._head, self._tail)
+        rows = np.empty((_COLUMNS, n), np.int64)
+        _release(self._ring, self._head, rows)
         self._head += n
-        return Released(self._epoch[rows], self._packet_id[rows], self._fate[rows], self._rx[rows])
+        return Released(rows[EPOCH], rows[PACKET_ID], rows[FATE], rows[RX])
 
-    def fates(self) -> npt.NDArray[np.int16]:
+    def fates(self) -> I64:
         """Return the fate of each message in flight, oldest first."""
-        held: npt.NDArray[np.int16] = self._fate[np.arange(self._head, self._tail) & self._mask]
+        held: I64 = self._ring[np.arange(self._head, self._tail) & (len(self._ring) - 1), FATE]
         return held
 
-    def _rows(self, tokens: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    def _known(self, tokens: npt.ArrayLike) -> I64:
         found = np.asarray(tokens, np.int64)
-        if found.size and not (self._head <= int(found.min()) and int(found.max()) < self._tail):
-            span = f"{int(found.min())} to {int(found.max())}"
-            msg = f"tokens {span} are not all in the ring ({self._head} to {self._tail})"
+        if found.size:
+            self._check(int(found.min()), int(found.max()))
+        return found
+
+    def _check(self, least: int, most: int) -> None:
+        if least <= most and not (self._head <= least and most < self._tail):
+            msg = f"tokens {least} to {most} are not all in the ring ({self._head} to {self._tail})"
             raise ValueError(msg)
-        return found & self._mask
 
     def _grow(self, wanted: int) -> None:
-        old: list[npt.NDArray[Any]] = [self._epoch, self._packet_id, self._open, self._fate, self._rx]
+        old = self._ring
         places = np.arange(self._head, self._tail)
-        rows = places & self._mask
-        self._allocate(1 << wanted.bit_length())
-        new: list[npt.NDArray[Any]] = [self._epoch, self._packet_id, self._open, self._fate, self._rx]
-        for source, target in zip(old, new, strict=True):
-            target[places & self._mask] = source[rows]
+        self._ring = np.zeros((1 << wanted.bit_length(), _COLUMNS), np.int64)
+        self._ring[places & (len(self._ring) - 1)] = old[places & (len(old) - 1)]
+
+
+@nb.njit(nb.void(_RING, nb.int64, _LIST, nb.int64, nb.int64), nogil=True, cache=True, error_model="numpy")
+def _take(ring, first, packet_ids, epoch, rx_us):
+    mask = ring.shape[0] - 1
+    for k in range(packet_ids.shape[0]):
+        row = (first + k) & mask
+        ring[row, EPOCH] = epoch
+        ring[row, PACKET_ID] = packet_ids[k]
+        ring[row, OPEN] = 1
+        ring[row, FATE] = WAITING
+        ring[row, RX] = rx_us
+
+
+@nb.njit(nb.void(_RING, nb.int64, _LIST), nogil=True, cache=True, error_model="numpy")
+def _decide(ring, first, fates):
+    mask = ring.shape[0] - 1
+    for k in range(fates.shape[0]):
+        ring[(first + k) & mask, FATE] = fates[k]
+
+
+@nb.njit(nb.int64(_RING, nb.int64, nb.int64, _LIST), nogil=True, cache=True, error_model="numpy")
+def _settle(ring, head, tail, tokens):
+    """Return the place of a token that is not in the ring, or -1; then nothing was settled."""
+    mask = ring.shape[0] - 1
+    for k in range(tokens.shape[0]):
+        if tokens[k] < head or tokens[k] >= tail:
+            return k
+    for k in range(tokens.shape[0]):
+        ring[tokens[k] & mask, OPEN] -= 1
+    return -1
+
+
+@nb.njit(nb.int64(_RING, nb.int64, nb.int64), nogil=True, cache=True, error_model="numpy")
+def _settled(ring, head, tail):
+    mask = ring.shape[0] - 1
+    n = 0
+    while head + n < tail and ring[(head + n) & mask, OPEN] <= 0:
+        n += 1
+    return n
+
+
+@nb.njit(nb.void(_RING, nb.int64, _RING), nogil=True, cache=True, error_model="numpy")
+def _release(ring, head, rows):
+    mask = ring.shape[0] - 1
+    for k in range(rows.shape[1]):
+        for column in range(rows.shape[0]):
+            rows[column, k] = ring[(head + k) & mask, column]

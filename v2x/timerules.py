@@ -70,10 +70,11 @@ class TimeRules:
         self._seen.fill(_NEVER)
         self._odd.fill(_NEVER)
 
-    def judge(self, now_ms: int, mono_ms: int, device: I32, ts_ms: I64, kind: I32, retained: Bools) -> I32:
+    def judge(self, now_ms: int, mono_ms: int, device: I32, ts_ms: I64, kind: int | I32, retained: Bools) -> I32:
         """Return a TimeVerdict a message; all OK while our clock is in doubt.
 
-        ``now_ms`` is our wall clock, ``mono_ms`` the monotonic one, ``kind`` the MessageClass; columns of one length.
+        ``now_ms`` is our wall clock, ``mono_ms`` the monotonic one, ``kind`` the MessageClass (one for all, or a
+        column); columns of one length.
         """
         self._watch_clock(now_ms, mono_ms)
         late = now_ms - ts_ms

@@ -47,34 +47,48 @@ class ColumnDecoder:
 
     def decode_mqtt(self, payloads: Sequence[bytes], expect: I32 | None = None) -> Batch:
         """Decode single-object payloads; ``expect[i]`` is the schema index its topic stands for, -1 for any."""
-        wanted = _ANY if expect is None else np.array(expect, np.int32)
-        if len(wanted) not in {0, len(payloads)}:
-            raise ValueError(f"{len(wanted)} expected schemas for {len(payloads)} payloads")
-        return self._decode(payloads, wanted, self._program.by_fingerprint, mqtt=True)
+        return self._decode(*self._joined(payloads), expect, self._program.by_fingerprint, mqtt=True)
+
+    def decode_spans(self, heap: bytes, spans: I64, expect: I32 | None = None) -> Batch:
+        """Decode single-object payloads where they lie: ``spans`` (2, n) int64, offset and length in ``heap``.
+
+        No bytes are copied if ``heap`` has enough spare ones behind the last message.
+        """
+        if spans.shape[1] and int((spans[0] + spans[1]).max()) + len(self._pad) > len(heap):
+            heap += self._pad
+        return self._decode(heap, spans, expect, self._program.by_fingerprint, mqtt=True)
 
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:
         """Decode values in Confluent framing."""
-        return self._decode(values, _ANY, self._program.by_id, mqtt=False)
+        return self._decode(*self._joined(values), None, self._program.by_id, mqtt=False)
 
-    def _decode(self, payloads: Sequence[bytes], expect: I32, known: I64, *, mqtt: bool) -> Batch:
-        n = len(payloads)
-        heap = b"".join([*payloads, self._pad])
-        lengths = np.fromiter(map(len, payloads), np.int64, n)
+    def _joined(self, payloads: Sequence[bytes]) -> tuple[bytes, I64]:
+        spans = np.zeros((2, len(payloads)), np.int64)
+        spans[1] = np.fromiter(map(len, payloads), np.int64, len(payloads))
+        np.cumsum(spans[1, :-1], out=spans[0, 1:])
+        return b"".join([*payloads, self._pad]), spans
+
+    def _decode(self, heap: bytes, spans: I64, expect: I32 | None, known: I64, *, mqtt: bool) -> Batch:
+        n = spans.shape[1]
+        wanted = _ANY if expect is None else np.array(expect, np.int32)
+        if len(wanted) not in {0, n}:
+            raise ValueError(f"{len(wanted)} expected schemas for {n} payloads")
         verdict, out = np.empty(n, np.int16), np.empty((4, n), np.int32)
         data = np.frombuffer(heap, np.uint8)
-        p, plan = self._program, self._plan(len(heap))
+        size = int(spans[1].sum()) + len(self._pad)
+        p, plan = self._program, self._plan(size)
         plan.tables[:, kernel.ROWS] = 0
         store, links = plan.allocate()
         done = 0
         while True:
             done = kernel.decode(
-                data, lengths, done, mqtt, expect, self._max, known, p.entry, p.ops, p.limits,
+                data, spans, done, mqtt, wanted, self._max, known, p.entry, p.ops, p.limits,
                 plan.tables, store, links, verdict, out,
             )  # fmt: skip
             if done == n:
                 break
-            share = float(len(heap) / max(int(lengths[: done + 1].sum()), 1))
-            plan, store, links = self._grow(plan, store, links, len(heap), share)
+            share = float(size / max(int(spans[1, : done + 1].sum()), 1))
+            plan, store, links = self._grow(plan, store, links, size, share)
         at, bad_field, schema, row = out
         batch = Batch(verdict, at, bad_field, schema, row, dict(self._empty), heap)
         tables = plan.tables

@@ -215,32 +215,31 @@ def block(heap, pos, end, total, most_items, item_bytes):
 
 _HEAP = nb.types.Array(nb.uint8, 1, "C", readonly=True)  # bytes, as numpy sees them
 _INT, _INTS, _GRID, _I32S, _I32_GRID = nb.int64, nb.int64[::1], nb.int64[:, ::1], nb.int32[::1], nb.int32[:, ::1]
-_INPUT = (_HEAP, _INTS, _INT, nb.boolean, _I32S, _INT, _GRID)
+_INPUT = (_HEAP, _GRID, _INT, nb.boolean, _I32S, _INT, _GRID)
 _PROGRAM = (_GRID, _GRID, _INTS)
 _OUTPUT = (_GRID, _INTS, _I32_GRID, nb.int16[::1], _I32_GRID)
 
 
 @nb.njit(_INT(*_INPUT, *_PROGRAM, *_OUTPUT), nogil=True, cache=True, error_model="numpy")
 def decode(
-    heap, lengths, first, mqtt, expect, max_payload, known, entry, ops, limits, tables, store, links, verdicts, out
+    heap, spans, first, mqtt, expect, max_payload, known, entry, ops, limits, tables, store, links, verdicts, out
 ):
     """Decode messages from ``first`` on; return the number of messages, or the one for which a table is full.
 
-    ``lengths`` (n,): the messages' bytes in ``heap``, one behind the other. ``known``: open hash from fingerprint or
+    ``spans`` (2, n): where each message begins in ``heap``, and its bytes. ``known``: open hash from fingerprint or
     id to a row of ``entry``. ``tables`` (T + 1, 6): see the constants; row r of table t is at
     ``store[BASE + r * WIDTH]``, its message and parent in ``links[:, LINK + r]``; where a table is full, the last line
     says which (ROOM) and how many rows it needs (ROWS). ``verdicts`` (n,), ``out`` (4, n): as in ``v2x.columns.Batch``.
     """
     last = tables.shape[0] - 1
-    n = lengths.shape[0]
-    end = i64(0)
-    for i in range(first):
-        end += lengths[i]
+    n = spans.shape[1]
+    size = i64(0)
     stack = np.empty((DEPTH + 1, S_WIDTH), np.int64)
     before = np.empty(last, np.int64)
     for i in range(first, n):
-        start = end
-        end = start + lengths[i]
+        start = spans[0, i]
+        end = start + spans[1, i]
+        size += spans[1, i]
         which, pos, verdict = header(heap, start, end, mqtt, known)
         if end - start > max_payload:
             verdict, which, pos = i64(TOO_LARGE), i64(-1), i64(0)
@@ -442,5 +441,5 @@ def decode(
             out[ROW, i] = root
         verdicts[i] = verdict
     for t in range(last):
-        tables[t, PEAK] = max(tables[t, PEAK], (tables[t, ROWS] << 20) // max(end, 1))
+        tables[t, PEAK] = max(tables[t, PEAK], (tables[t, ROWS] << 20) // max(size, 1))
     return i64(n)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from fastavro import schemaless_reader, schemaless_writer
-from v2x.columns import I32, Batch, Table, Verdict
+from v2x.columns import I32, I64, Batch, Table, Verdict
 from v2x.errors import DecodeError, SchemaError
 
 from v2x_codecs import framing
@@ -108,6 +108,10 @@ class ReferenceDecoder:
     def decode_mqtt(self, payloads: Sequence[bytes], expect: I32 | None = None) -> Batch:
         """Decode single-object payloads; ``expect[i]`` is the schema index its topic stands for, -1 for any."""
         return self._decode(payloads, expect, mqtt=True)
+
+    def decode_spans(self, heap: bytes, spans: I64, expect: I32 | None = None) -> Batch:
+        """Decode single-object payloads that lie in ``heap``: ``spans`` (2, n) has their offsets and lengths."""
+        return self.decode_mqtt([heap[at : at + size] for at, size in spans.T.tolist()], expect)
 
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:
         """Decode values in Confluent framing."""

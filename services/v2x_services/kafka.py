@@ -2,10 +2,12 @@
 
 aiokafka keeps one produce request in flight per broker and takes whole batches, so this is how the sink works::
 
-    append() ─► lane (topic, partition): queue ─► flush: one batch a lane ─► producer ─► done ─► tokens
-                        ▲                                                       │
-                        └───────── retry first, queue after ◄── fault ◄─────────┘
+    append() ─► lane (topic, partition): chunks ─► flush: one batch a lane ─► producer ─► done ─► tokens
+                        ▲                                                        │
+                        └───────── retry first, queue after ◄── fault ◄──────────┘
 
+* Records are written as soon as they are appended, many at once (``v2x_services.batches``); aiokafka only adds what
+  the broker wants to know of a batch.
 * One batch in flight per lane: more than one waiter on a partition ends in KafkaTimeoutError in aiokafka 0.14, and a
   second batch behind a failed one would overtake it.
 * A flush happens at once when the last one is ``linger_s`` ago, else when it will be: no wait when idle, few large
@@ -26,32 +28,33 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from typing import Any, Final, NamedTuple
+from itertools import accumulate
+from typing import Any, Final
 
+import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from v2x.errors import BrokerError
 
-from v2x_services.ports import NO_TOKEN, Completion, Headers, RecordRefused, Refused
+from v2x_services.batches import RECORD_OVERHEAD, RecordBatch, headers_bytes, record_bytes, records_of, room, write
+from v2x_services.ports import NO_TOKEN, Completion, Headers, RecordRefused, Refused, Rows
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 1 << 20  # aiokafka's default of 16 KiB is 25 RSMs; brokers take 1 MiB by default
-RECORD_OVERHEAD: Final = 96  # batch header of 61 bytes, and varints of one record
 REQUEST_TIMEOUT_MS: Final = 10_000
 STUCK_S: Final = 90.0  # a batch in flight that long: the producer itself is suspected
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
-class _Item(NamedTuple):
-    """One record on its way."""
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    """Records that go to one partition together, written already."""
 
-    key: bytes | None
-    value: bytes
-    headers: Headers
-    token: int
-    size: int
+    parts: list[bytes | memoryview] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    size: int = RECORD_OVERHEAD
+    alone: bool = False  # takes no more records
 
 
 @dataclass(slots=True, eq=False)
@@ -60,11 +63,18 @@ class _Lane:
 
     topic: str
     partition: int
-    queue: deque[_Item] = field(default_factory=deque)
-    size: int = 0  # bytes in the queue
-    flight: list[_Item] = field(default_factory=list)
+    queue: deque[_Chunk] = field(default_factory=deque)
+    flight: _Chunk | None = None
     since: float = 0.0  # when the flight left
-    single: int = 0  # how many records must go alone, because a batch with them was refused as too large
+
+    def open(self, size: int, most: int) -> _Chunk:
+        """Return the chunk that takes ``size`` bytes more."""
+        if self.queue:
+            last = self.queue[-1]
+            if not last.alone and last.size + size <= most:
+                return last
+        self.queue.append(_Chunk())
+        return self.queue[-1]
 
 
 @dataclass(slots=True)
@@ -103,6 +113,9 @@ class KafkaSink:
         self._max_pending = max_pending
         self._stuck = stuck_s
         self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._rows_for: Sequence[tuple[str, int]] | None = None
+        self._rows_lanes: list[_Lane] = []
+        self._durable: list[tuple[str, _Chunk]] = []  # not told yet
         self._dirty: dict[_Lane, None] = {}  # lanes with a queue, in the order in which they got one
         self._in_flight: dict[_Lane, None] = {}
         self._bytes = 0
@@ -161,29 +174,84 @@ class KafkaSink:
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers, token: int) -> None:
         """Queue one record."""
-        lane = self._lanes.get((topic, partition))
-        if lane is None:
-            lane = self._lanes[topic, partition] = _Lane(topic, partition)
+        lane = self._lane(topic, partition)
         size = len(value) + RECORD_OVERHEAD + (len(key) if key else 0)
         for name, content in headers:
             size += len(name) + len(content) + 4
-        if not self._records:
-            self._idle.clear()
-        self._records += 1
-        self._bytes += size
-        if self._bytes >= self._max_pending:
-            self._room.clear()
-        item = _Item(key, value, headers, token, size)
+        self._took(1, size)
         if size > self._max_batch:
             text = f"record of {size} bytes is over Kafka's limit of {self._max_batch} for {topic}"
             error = RecordRefused(text, [Refused(topic, key, value, headers)])
-            self._loop.call_soon(self._settle, lane, [item], error)
+            self._loop.call_soon(self._settle, topic, [token], size, error)
             return
-        lane.queue.append(item)
-        lane.size += size
+        chunk = lane.open(size, self._max_batch)
+        chunk.parts.append(record_bytes(len(chunk.tokens), key, value, headers))
+        chunk.tokens.append(token)
+        chunk.size += size
         self._dirty[lane] = None
         if self._timer is None:
             self._schedule()
+
+    def append_rows(self, rows: Rows) -> None:
+        """Queue many records: written in one go, one part a lane."""
+        data = rows.data
+        n = len(data)
+        if not n:
+            return
+        ends = [headers_bytes(h) for h in rows.headers]
+        need = room(data, max(map(len, ends)))
+        if need + RECORD_OVERHEAD > self._max_batch:
+            self._append_halves(rows)
+            return
+        if self._rows_for is not rows.lanes:
+            self._rows_for = rows.lanes
+            self._rows_lanes = [self._lane(topic, partition) for topic, partition in rows.lanes]
+        lanes = self._rows_lanes
+        chunks = [lane.queue[-1] if lane.queue else None for lane in lanes]
+        most = self._max_batch - need
+        table = np.zeros((len(lanes), 5), np.int64)
+        table[:, 0] = [len(c.tokens) if c is not None and not c.alone and c.size <= most else 0 for c in chunks]
+        out, tokens = np.empty(need, np.uint8), np.empty(n, np.int64)
+        split = np.array([0, *accumulate(map(len, ends))], np.int64)
+        heap = np.frombuffer(rows.heap, np.uint8)
+        write(heap, data, np.frombuffer(b"".join(ends), np.uint8), split, out, table, tokens)
+        whole, told = out.data, tokens.tolist()
+        total = 0
+        for lane, (before, begin, size, records, first) in zip(lanes, table.tolist(), strict=True):
+            if records:
+                chunk = lane.queue[-1] if before else lane.open(most + 1, most)
+                chunk.parts.append(whole[begin : begin + size])
+                chunk.tokens += told[first : first + records]
+                chunk.size += size
+                total += size
+                self._dirty[lane] = None
+        self._took(n, total)
+        if self._timer is None:
+            self._schedule()
+
+    def _append_halves(self, rows: Rows) -> None:
+        """Take rows that are too many for one batch in two goes, a single one as any other record."""
+        half = len(rows.data) // 2
+        if half:
+            for some in (rows.data[:half], rows.data[half:]):
+                self.append_rows(Rows(rows.lanes, rows.heap, np.ascontiguousarray(some), rows.headers))
+            return
+        for record in rows.records():
+            self.append(*record)
+
+    def _lane(self, topic: str, partition: int) -> _Lane:
+        lane = self._lanes.get((topic, partition))
+        if lane is None:
+            lane = self._lanes[topic, partition] = _Lane(topic, partition)
+        return lane
+
+    def _took(self, records: int, size: int) -> None:
+        if not self._records:
+            self._idle.clear()
+        self._records += records
+        self._bytes += size
+        if self._bytes >= self._max_pending:
+            self._room.clear()
 
     def flush(self) -> None:
         """Send what is queued now."""
@@ -247,27 +315,20 @@ class KafkaSink:
                 if self._in_flight:
                     continue  # they end by themselves, and wake us
                 await self._rebuild()
-            for lane in [lane for lane in self._dirty if not lane.flight]:
+            for lane in [lane for lane in self._dirty if lane.flight is None]:
                 await self._send(lane)
                 if self._broken:
                     break
 
     async def _send(self, lane: _Lane) -> None:
-        builder = self._producer.create_batch()
-        alone = 1 if lane.single else None
-        count = 0
-        for item in islice(lane.queue, alone):
-            if builder.append(timestamp=None, key=item.key, value=item.value, headers=item.headers) is None:
-                break
-            count += 1
-        lane.flight = [lane.queue.popleft() for _ in range(count)]
-        lane.size -= sum(item.size for item in lane.flight)
+        chunk = lane.flight = lane.queue.popleft()
         lane.since = self._loop.time()
         if not lane.queue:
             del self._dirty[lane]
         self._in_flight[lane] = None
+        batch = RecordBatch(tuple(chunk.parts), len(chunk.tokens))
         try:
-            future = await self._producer.send_batch(builder, lane.topic, partition=lane.partition)
+            future = await self._producer.send_batch(batch, lane.topic, partition=lane.partition)
         except Exception as e:  # noqa: BLE001 - whatever it is, the records stay ours
             self._failed(lane, e)
         else:
@@ -283,11 +344,13 @@ class KafkaSink:
             self._failed(lane, error)
         else:
             self.last_error = None
-            items, lane.flight = lane.flight, []
+            chunk, lane.flight = lane.flight, None
+            assert chunk is not None
             del self._in_flight[lane]
-            lane.single = max(0, lane.single - len(items))
             _count(self.counters.batches, lane.topic, 1)
-            self._settle(lane, items, None)
+            if not self._durable:  # the other lanes of the same request are told together with this one
+                self._loop.call_soon(self._tell)
+            self._durable.append((lane.topic, chunk))
             if self._broken:
                 self._wake.set()
             elif lane.queue and self._timer is None:
@@ -295,36 +358,58 @@ class KafkaSink:
 
     def _failed(self, lane: _Lane, error: BaseException) -> None:
         """Take back a batch after a fault that aiokafka does not retry; its numbers have a hole now: replace it."""
-        items, lane.flight = lane.flight, []
+        chunk, lane.flight = lane.flight, None
+        assert chunk is not None
         self._in_flight.pop(lane, None)
         self.last_error = f"{lane.topic}-{lane.partition}: {error!r}"
         self._broken = True
         self._wake.set()
+        again = [chunk]
         if isinstance(error, _TOO_LARGE):
-            if len(items) == 1:
-                item = items[0]
-                text = f"Kafka refuses a record of {item.size} bytes for {lane.topic}: {error!r}"
-                reason = RecordRefused(text, [Refused(lane.topic, item.key, item.value, item.headers)])
-                self._settle(lane, items, reason)
+            found = list(records_of(chunk.parts, len(chunk.tokens)))
+            if len(found) == 1:
+                ((key, value, headers),) = found
+                text = f"Kafka refuses a record of {len(value)} bytes for {lane.topic}: {error!r}"
+                reason = RecordRefused(text, [Refused(lane.topic, key, value, headers)])
+                self._settle(lane.topic, chunk.tokens, chunk.size - RECORD_OVERHEAD, reason)
                 return
-            lane.single = len(items)
+            # One of them is the culprit: each goes alone. Together they count for the bytes that the chunk counted for.
+            again = [
+                _Chunk([record_bytes(0, key, value, headers)], [token], RECORD_OVERHEAD + len(value), alone=True)
+                for (key, value, headers), token in zip(found, chunk.tokens, strict=True)
+            ]
+            again[-1].size += chunk.size - RECORD_OVERHEAD - sum(c.size - RECORD_OVERHEAD for c in again)
         else:
             log.warning("kafka batch failed, sending it again: %s", self.last_error)
         _count(self.counters.retries, lane.topic, 1)
-        lane.queue.extendleft(reversed(items))
-        lane.size += sum(item.size for item in items)
+        lane.queue.extendleft(reversed(again))
         self._dirty[lane] = None
 
-    def _settle(self, lane: _Lane, items: Sequence[_Item], error: Exception | None) -> None:
-        self._records -= len(items)
-        self._bytes -= sum(item.size for item in items)
+    def _tell(self) -> None:
+        """Report what has become durable."""
+        done, self._durable = self._durable, []
+        tokens: list[int] = []
+        size = 0
+        for topic, chunk in done:
+            _count(self.counters.records, topic, len(chunk.tokens))
+            tokens += chunk.tokens
+            size += chunk.size - RECORD_OVERHEAD
+        self._report(tokens, size, None)
+
+    def _settle(self, topic: str, tokens: list[int], size: int, error: RecordRefused) -> None:
+        """Report what is refused."""
+        _count(self.counters.refused, topic, len(tokens))
+        self._report(tokens, size, error)
+
+    def _report(self, tokens: list[int], size: int, error: RecordRefused | None) -> None:
+        self._records -= len(tokens)
+        self._bytes -= size
         if self._bytes < self._max_pending:
             self._room.set()
-        _count(self.counters.records if error is None else self.counters.refused, lane.topic, len(items))
-        tokens = [item.token for item in items if item.token != NO_TOKEN]
         try:
-            if tokens:
-                self._on_done(tokens, error)
+            wanted = [token for token in tokens if token != NO_TOKEN]
+            if wanted:
+                self._on_done(wanted, error)
         finally:
             if not self._records:
                 self._idle.set()

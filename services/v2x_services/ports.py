@@ -8,10 +8,12 @@ are ``v2x_services.kafka``, ``v2x_services.ingest.mqtt`` and ``SystemClock``; th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from v2x.columns import I64
 from v2x.errors import BrokerError
 
 Headers = Sequence[tuple[str, bytes]]
@@ -70,6 +72,10 @@ class LogSink(Protocol):
         """Queue one record. Never blocks and never refuses: watch ``pending_bytes`` or await ``room``."""
         ...
 
+    def append_rows(self, rows: Rows) -> None:
+        """Queue many records at once, in the order of their rows."""
+        ...
+
     def flush(self) -> None:
         """Send what is queued now instead of at the next flush time."""
         ...
@@ -87,16 +93,66 @@ class LogSink(Protocol):
         ...
 
 
+ROW_COLUMNS = 8
+
+
+@dataclass(slots=True)
+class Rows:
+    """Records for many partitions as columns; all bytes are in ``heap``, a value is in Confluent framing."""
+
+    lanes: Sequence[tuple[str, int]]  # topic and partition of each lane; the same object as long as it is unchanged
+    heap: bytes
+    data: I64  # (n, 8): lane, key offset, length, body offset, length, schema id, kind of headers, token
+    headers: Sequence[Headers]  # by kind
+
+    def records(self) -> Iterator[tuple[str, int, bytes, bytes, Headers, int]]:
+        """Read them one by one, as the arguments of ``LogSink.append``."""
+        for lane, key, key_size, body, size, schema, kind, token in self.data.tolist():
+            value = b"\0" + schema.to_bytes(4, "big") + self.heap[body : body + size]
+            yield *self.lanes[lane], self.heap[key : key + key_size], value, self.headers[kind], token
+
+
+ARRIVAL_COLUMNS = 6
+A_TOPIC, A_TOPIC_LEN, A_PAYLOAD, A_SIZE, A_PACKET_ID, A_RETAINED = range(ARRIVAL_COLUMNS)
+HEAP_SPARE = 1024
+"""Zero bytes behind the last message in an arrivals' heap: decoders may read on into them."""
+
+
 @dataclass(slots=True)
 class Arrivals:
-    """Messages that were read from one MQTT connection at once, as columns of equal length."""
+    """Messages that were read from one MQTT connection at once."""
 
     epoch: int  # number of the connection; packet ids belong to it
     rx_us: int  # when they were read, microseconds UTC
-    topics: list[str]
-    payloads: list[bytes]
-    packet_ids: list[int]  # 0: QoS 0, nothing to acknowledge
-    retained: list[bool]  # sent because of a new subscription, not because it was just published
+    heap: bytes
+    rows: I64  # (n, 6): topic offset in ``heap``, length, payload offset, length, packet id (0: QoS 0, nothing to
+    # acknowledge), retained (1: sent because of a new subscription, not because it was just published)
+
+    @classmethod
+    def of(
+        cls, epoch: int, rx_us: int, messages: Iterable[tuple[str, bytes]], packet_ids: Iterable[int], *, retained: bool
+    ) -> Arrivals:
+        """Return arrivals of (topic, payload) pairs."""
+        heap, rows = bytearray(), []
+        for (topic, payload), packet_id in zip(messages, packet_ids, strict=True):
+            name = topic.encode()
+            rows.append((len(heap), len(name), len(heap) + len(name), len(payload), packet_id, int(retained)))
+            heap += name + payload
+        columns = np.array(rows, np.int64).reshape(-1, ARRIVAL_COLUMNS)
+        return cls(epoch, rx_us, bytes(heap) + bytes(HEAP_SPARE), columns)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def topic(self, i: int) -> str:
+        """Return the topic of message ``i``."""
+        at, size = self.rows[i, :2].tolist()
+        return self.heap[at : at + size].decode("utf-8", "replace")
+
+    def payload(self, i: int) -> bytes:
+        """Return the payload of message ``i``."""
+        at, size = self.rows[i, 2:4].tolist()
+        return self.heap[at : at + size]
 
 
 class SourceListener(Protocol):
@@ -122,7 +178,7 @@ class MessageSource(Protocol):
         """Connect in the background and keep connected; returns at once."""
         ...
 
-    def acknowledge(self, epoch: int, packet_ids: Sequence[int]) -> bool:
+    def acknowledge(self, epoch: int, packet_ids: Sequence[int] | I64) -> bool:
         """Acknowledge in this order; False (and nothing done) where ``epoch`` is over."""
         ...
 

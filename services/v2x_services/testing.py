@@ -6,7 +6,19 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from v2x_services.ports import NO_TOKEN, Arrivals, Completion, Headers, RecordRefused, Refused, SourceListener
+from v2x.columns import I64
+
+from v2x_services.ports import (
+    A_RETAINED,
+    NO_TOKEN,
+    Arrivals,
+    Completion,
+    Headers,
+    RecordRefused,
+    Refused,
+    Rows,
+    SourceListener,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,11 @@ class FakeSink:
         size = len(value) + len(key or b"")
         self._queue.append(_Queued((topic, partition), Written(key, value, tuple(headers)), token, size))
         self._soon()
+
+    def append_rows(self, rows: Rows) -> None:
+        """Queue many records."""
+        for record in rows.records():
+            self.append(*record)
 
     def flush(self) -> None:
         """Do nothing more: what is appended is written in the next turn of the loop."""
@@ -147,11 +164,11 @@ class FakeSource:
         self.listener = listener
         self._connect(session_present=False)
 
-    def acknowledge(self, epoch: int, packet_ids: Sequence[int]) -> bool:
+    def acknowledge(self, epoch: int, packet_ids: Sequence[int] | I64) -> bool:
         """Take acknowledgements of the current epoch."""
         if epoch != self.epoch:
             return False
-        for packet_id in packet_ids:
+        for packet_id in map(int, packet_ids):
             self.acknowledged.append((epoch, packet_id))
             del self._unacked[packet_id]
         return True
@@ -197,7 +214,8 @@ class FakeSource:
     def _send(self, ids: list[int], rx_us: int) -> None:
         assert self.listener is not None
         rows = [self._unacked[i] for i in ids]
-        batch = Arrivals(self.epoch, rx_us, [r[0] for r in rows], [r[1] for r in rows], ids, [r[2] for r in rows])
+        batch = Arrivals.of(self.epoch, rx_us, [r[:2] for r in rows], ids, retained=False)
+        batch.rows[:, A_RETAINED] = [r[2] for r in rows]
         self.listener.arrived(batch)
 
 

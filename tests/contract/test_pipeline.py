@@ -20,6 +20,7 @@ from v2x_codecs.reference import ReferenceDecoder
 from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.pipeline import Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
+from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence, Ticker
 from v2x_services.ingest.topics import TopicTable
 from v2x_services.metrics import LAWS, Metrics
@@ -56,13 +57,13 @@ async def bench(request: pytest.FixtureRequest) -> Bench:
     decoder: Decoder = request.param(REGISTRY, 20_000)
     partitions = dict.fromkeys((OBSERVATIONS, GANTRY, DEVICES, DEADLETTER), PARTITIONS)
     clock, devices, metrics = FakeClock(), DeviceTable(64), Metrics("ingest")
-    router = Router(ZoneMap.parse(ZONES), PARTITIONS)
+    routes = Routes(Router(ZoneMap.parse(ZONES), PARTITIONS))
     shared = Shared(
         registry=REGISTRY,
         decoder=decoder,
         codec=CODEC,
-        router=router,
-        topics=TopicTable(devices, router, decoder.schemas, partitions),
+        routes=routes,
+        topics=TopicTable(devices, routes, decoder.schemas, partitions),
         devices=devices,
         times=TimeRules(devices.capacity),
         quarantine=Quarantine(devices.capacity),

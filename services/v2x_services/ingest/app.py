@@ -27,6 +27,7 @@ from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.mqtt import MqttConfig, MqttSource
 from v2x_services.ingest.pipeline import Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
+from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence, Ticker
 from v2x_services.ingest.topics import FILTERS, SESSION_NAMES, TopicTable
 from v2x_services.kafka import KafkaSink
@@ -127,14 +128,14 @@ class Ingest:
             )
             await self._sinks[kind].connect()
         partitions = {topic: self._sinks[MessageClass.RELIABLE].partitions(topic) for topic in WRITES}
-        router = Router(self._zones, partitions[OBSERVATIONS])
+        routes = Routes(Router(self._zones, partitions[OBSERVATIONS]))
         silence = Silence(partitions[OBSERVATIONS], self._clock)
         shared = Shared(
             registry=self._registry,
             decoder=decoder,
             codec=codec,
-            router=router,
-            topics=TopicTable(self._devices, router, decoder.schemas, partitions),
+            routes=routes,
+            topics=TopicTable(self._devices, routes, decoder.schemas, partitions),
             devices=self._devices,
             times=self._times,
             quarantine=self._quarantine,

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from v2x.deadletters import Reason
 from v2x.ledger import Released
+from v2x.topics import UPLINKS
 
-from v2x_services.ingest.topics import Topic
 from v2x_services.metrics import Hist, Metrics, Value
 
+_TYPES: Final = {row.schema: row.type for row in UPLINKS}
 # Fates of a message in the ledger.
 FORWARDED: Final = 1
 ELSEWHERE: Final = 2  # the other session has it, or it is a downlink of ours
@@ -77,12 +78,11 @@ class SessionCounts:
         """Count valid messages whose own or reference position is 'unavailable'."""
         self._metrics.inc("v2x_ingest_unavailable_position_total", messages, schema=schema)
 
-    def jumped(self, topic: Topic) -> None:
-        """Count gaps and repeats of a topic's sequence numbers."""
-        assert topic.row is not None
-        self._metrics.inc("v2x_ingest_gaps_total", topic.gaps, type=topic.row.type)
-        self._metrics.inc("v2x_ingest_repeats_total", topic.repeats, type=topic.row.type)
-        topic.gaps = topic.repeats = 0
+    def jumped(self, schema: str, skipped: int, repeated: int) -> None:
+        """Count gaps and repeats of sequence numbers."""
+        kind = _TYPES[schema]
+        self._metrics.inc("v2x_ingest_gaps_total", skipped, type=kind)
+        self._metrics.inc("v2x_ingest_repeats_total", repeated, type=kind)
 
     def skew(self, schema: str, late_s: npt.NDArray[np.float64]) -> None:
         """Take how late messages are by their own time."""

@@ -8,35 +8,54 @@ from v2x.columns import I32, I64, Batch, Decoder
 from v2x.deadletters import Letter, Reason
 
 from v2x_services.ingest.topics import Topic
+from v2x_services.ports import A_PAYLOAD, A_SIZE, Arrivals
+
+
+@dataclass(slots=True)
+class Taken:
+    """Messages of a batch of arrivals that one session takes."""
+
+    batch: Arrivals
+    rows: I64  # as ``Arrivals.rows``
+    which: I64  # line in the topic table
+    tokens: I64  # in the ledger
+
+    def payload(self, i: int) -> bytes:
+        """Return the bytes of message ``i``."""
+        at, size = self.rows[i, A_PAYLOAD : A_SIZE + 1].tolist()
+        return self.batch.heap[at : at + size]
 
 
 @dataclass(slots=True)
 class Judged:
-    """Columns of the messages of one batch; −1 where a value is not known."""
+    """Columns of the messages of one batch."""
 
     reason: I32  # Reason, 0 if there is nothing wrong
     decoded: Batch
     names: Decoder  # of schemas and fields
-    ts_ms: I64
-    boot: I64
-    seq: I64
-    lat: I64  # 'unavailable' if there is none
-    lon: I64
+    envelopes: I64  # (5, n): ts_ms, boot, seq; -1 where not known; lat, lon, 'unavailable' if there is none
+
+    @property
+    def ts_ms(self) -> I64:
+        """Device times."""
+        ts_ms: I64 = self.envelopes[0]
+        return ts_ms
 
 
 def letter_of(judged: Judged, i: int, reason: Reason, topic: Topic, payload: bytes, rx_us: int) -> Letter:
     """Return what is known about a bad message."""
     decoded, at = judged.decoded, int(judged.decoded.at[i])
-    late_s = (rx_us / 1000 - int(judged.ts_ms[i])) / 1000
+    ts_ms, boot, seq = judged.envelopes[:3, i].tolist()
+    late_s = (rx_us / 1000 - ts_ms) / 1000
     match reason:
         case Reason.UNKNOWN_TOPIC:
             detail = topic.error
         case Reason.WRONG_DEVICE:
             detail = f"the topic says {topic.device!r}, the message another device"
         case Reason.AHEAD:
-            detail = f"ts_ms {judged.ts_ms[i]} is {-late_s:.3f} s ahead"
+            detail = f"ts_ms {ts_ms} is {-late_s:.3f} s ahead"
         case Reason.TOO_OLD:
-            detail = f"ts_ms {judged.ts_ms[i]} is {late_s:.0f} s old"
+            detail = f"ts_ms {ts_ms} is {late_s:.0f} s old"
         case Reason.QUARANTINED:
             detail = f"device {topic.device!r} is in quarantine for bad messages or too many bytes"
         case _:
@@ -53,6 +72,6 @@ def letter_of(judged: Judged, i: int, reason: Reason, topic: Topic, payload: byt
         topic.device,
         topic.row.type if topic.row is not None else "",
         at if reason < Reason.UNKNOWN_TOPIC else -1,
-        int(judged.boot[i]),
-        int(judged.seq[i]),
+        boot,
+        seq,
     )

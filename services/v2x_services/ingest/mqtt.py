@@ -24,8 +24,10 @@ from typing import Any, Final, cast
 
 import mqtt5
 import numpy as np
+from v2x.columns import I64
 
-from v2x_services.ports import Arrivals, Clock, SourceListener
+from v2x_services.ingest.kernels import FULL, MORE, scan
+from v2x_services.ports import ARRIVAL_COLUMNS, HEAP_SPARE, Arrivals, Clock, SourceListener
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ MAX_PACKET: Final = 16 << 20  # a broker does not send us more; far above what i
 _CONNECT_S: Final = 10.0
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
-_VARINT: Final = 4
+_SPARE: Final = bytes(HEAP_SPARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class MqttSource:
         self._listener = listener
         self._task = asyncio.create_task(self._run(), name=f"mqtt {self.config.client_id}")
 
-    def acknowledge(self, epoch: int, packet_ids: Sequence[int]) -> bool:
+    def acknowledge(self, epoch: int, packet_ids: Sequence[int] | I64) -> bool:
         """Send PUBACKs in this order; False where the connection they belong to is gone."""
         link = self._link
         if link is None or link.epoch != epoch or link.closed.done():
@@ -166,6 +168,7 @@ class _Link(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._have = 0
         self._need = 2
+        self._room = 256  # messages that a read is expected to bring
         self._last_read = 0.0
         self._resume_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
@@ -251,35 +254,38 @@ class _Link(asyncio.Protocol):
 
     def _parse(self) -> bool:
         """Take whole packets; return False if they are no packets (what the listener raises is not the broker's)."""
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        view = memoryview(data)
-        end, at = len(data), 0
-        topics: list[str] = []
-        payloads: list[bytes] = []
-        ids: list[int] = []
-        retained: list[bool] = []
-        read, publish = mqtt5.read, mqtt5.PublishPacket
-        while end - at >= 2:
-            try:
-                packet, size = read(view[at:] if at else view)
-            except IndexError:  # not all there yet
+        heap = b"".join((*self._chunks, _SPARE))
+        view, data = memoryview(heap), np.frombuffer(heap, np.uint8)
+        end, at, n = self._have, 0, 0
+        rows = np.empty((self._room, ARRIVAL_COLUMNS), np.int64)
+        while True:
+            n, at, why, need = scan(data, at, end, rows, n)
+            if why == MORE:
                 break
-            except ValueError as e:
+            if why == FULL:
+                self._room *= 2
+                rows = np.vstack((rows, np.empty_like(rows)))
+                continue
+            try:
+                packet, size = mqtt5.read(view[at : at + need])
+            except (ValueError, IndexError) as e:
                 self._fail(f"the broker sent what is not MQTT 5: {e}")
                 return False
-            at += size
-            if type(packet) is publish:
-                topics.append(packet.topic)
-                payloads.append(packet.payload)
-                ids.append(packet.packet_id or 0)
-                retained.append(packet.retain)
+            if isinstance(packet, mqtt5.PublishPacket):
+                if n == len(rows):
+                    rows = np.vstack((rows, np.empty_like(rows)))
+                name, body = packet.topic.encode(), len(packet.payload)
+                begin = at + 3 + next(k for k in range(1, 5) if heap[at + k] < 0x80)
+                rows[n] = begin, len(name), at + size - body, body, packet.packet_id or 0, packet.retain
+                n += 1
             else:
                 self._control(packet)
-        self._chunks = [data[at:]] if at < end else []
+            at += size
+        self._chunks = [heap[at:end]] if at < end else []
         self._have = end - at
-        self._need = _packet_length(self._chunks[0]) if self._chunks else 2
-        if topics:
-            self._source._arrived(Arrivals(self.epoch, self._source._clock.now_us(), topics, payloads, ids, retained))  # noqa: SLF001
+        self._need = need
+        if n:
+            self._source._arrived(Arrivals(self.epoch, self._source._clock.now_us(), heap, rows[:n]))  # noqa: SLF001
         return True
 
     def _control(self, packet: Any) -> None:
@@ -344,19 +350,6 @@ class _Link(asyncio.Protocol):
 
 def _same(link: _Link) -> _Link:
     return link
-
-
-def _packet_length(start: bytes) -> int:
-    """Return how long the packet is that begins here, or what is needed to know it."""
-    length, shift = 0, 0
-    for i in range(1, 1 + _VARINT):
-        if i >= len(start):
-            return i + 1
-        length |= (start[i] & 0x7F) << shift
-        if start[i] < 0x80:
-            return 1 + i + length
-        shift += 7
-    return len(start)  # malformed: the codec says so
 
 
 def _subscribe(filters: Sequence[str]) -> bytes:

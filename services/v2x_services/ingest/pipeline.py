@@ -13,53 +13,63 @@ when it leaves it: received = forwarded + dead letters + dropped + in flight, at
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from v2x.columns import I64, Batch, Decoder
+from v2x.columns import I64, Batch, Decoder, Table
 from v2x.deadletters import Letter, Reason, record
 from v2x.devices import DeviceTable
 from v2x.ledger import AckLedger
 from v2x.pseudonym import vehicle_key
 from v2x.quarantine import Quarantine
-from v2x.routing import Partitions, Router
 from v2x.timerules import TimeRules, TimeVerdict
 from v2x.topics import DEADLETTER, GANTRY, HEADER_COPY, HEADER_RX, OBSERVATIONS, MessageClass
 from v2x.zones import partition_of
 
-from v2x_codecs.framing import MQTT_HEADER, kafka_header
+from v2x_codecs.framing import MQTT_HEADER, to_kafka
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_services.ingest import kernels as k
 from v2x_services.ingest.counts import DEAD, DROPPED, FORWARDED, SessionCounts
-from v2x_services.ingest.judged import Judged, letter_of
+from v2x_services.ingest.judged import Judged, Taken, letter_of
 from v2x_services.ingest.privacy import Keys
+from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence
 from v2x_services.ingest.topics import Place, Topic, TopicTable
-from v2x_services.ports import Arrivals, Clock, Headers, LogSink, MessageSource, RecordRefused
+from v2x_services.ports import (
+    A_PACKET_ID,
+    A_PAYLOAD,
+    A_RETAINED,
+    A_SIZE,
+    ROW_COLUMNS,
+    Arrivals,
+    Clock,
+    Headers,
+    LogSink,
+    MessageSource,
+    RecordRefused,
+    Rows,
+)
 
 log = logging.getLogger(__name__)
 
 _TIME_REASONS: Final = np.zeros(len(TimeVerdict), np.int32)
 _TIME_REASONS[TimeVerdict.AHEAD] = Reason.AHEAD
 _TIME_REASONS[TimeVerdict.TOO_OLD] = Reason.TOO_OLD
-# Columns of a schema's own or reference position: table, latitude, longitude.
+_ENVELOPE: Final = ("device.off", "device.len", "ts_ms", "boot", "seq")
+# Latitude and longitude of a schema's own or reference position, where it is in the root table.
 _POSITIONS: Final = {
-    "bsm": ("bsm", "lat", "lon"),
-    "rsm": ("rsm", "ref_lat", "ref_lon"),
-    "rsi": ("rsi", "ref_lat", "ref_lon"),
-    "map": ("map.nodes", "ref_lat", "ref_lon"),
-    "rsu_hb": ("rsu_hb", "lat", "lon"),
-    "gantry_hb": ("gantry_hb", "lat", "lon"),
-    "pole_env": ("pole_env", "lat", "lon"),
-    "pile_status": ("pile_status", "lat", "lon"),
+    "bsm": ("lat", "lon"),
+    "rsm": ("ref_lat", "ref_lon"),
+    "rsi": ("ref_lat", "ref_lon"),
+    "rsu_hb": ("lat", "lon"),
+    "gantry_hb": ("lat", "lon"),
+    "pole_env": ("lat", "lon"),
+    "pile_status": ("lat", "lon"),
 }
 # As plain integers: numpy asks an enum's class many questions each time it meets one.
 _UNKNOWN_TOPIC: Final = int(Reason.UNKNOWN_TOPIC)
-_WRONG_DEVICE: Final = int(Reason.WRONG_DEVICE)
 _QUARANTINED: Final = int(Reason.QUARANTINED)
 _LAT_NONE: Final = 900_000_001
 _LON_NONE: Final = 1_800_000_001
@@ -73,7 +83,7 @@ class Shared:
     registry: Registry
     decoder: Decoder
     codec: ReferenceCodec
-    router: Router
+    routes: Routes
     topics: TopicTable
     devices: DeviceTable
     times: TimeRules
@@ -84,20 +94,35 @@ class Shared:
     max_pending: int = 64 << 20  # bytes in a session's sink, above which it reads no more
     max_in_flight: int = 4096  # messages in a session's ledger, likewise
     personal: frozenset[bytes] = frozenset()  # fingerprints of schemas with fields that name a person
+    versions: I64 = field(init=False)  # (2, 2^k): open hash from fingerprints to schema ids
     _renewals: int = 0
-    _headers: dict[int, bytes] = field(default_factory=dict)
+    _columns: dict[str, I64] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         r = self.registry
         names = [name for name in r.names if any(f.get("personal") for f in r.get(name).raw["fields"])]
         self.personal = frozenset(version.fingerprint for name in names for version in r.versions(name))
+        known = [version for name in r.names for version in r.versions(name)]
+        mask = (1 << (2 * len(known)).bit_length()) - 1
+        self.versions = np.full((2, mask + 1), -1, np.int64)
+        for version in known:
+            key = int.from_bytes(version.fingerprint, "little", signed=True)
+            slot = key & mask
+            while self.versions[1, slot] >= 0:
+                slot = (slot + 1) & mask
+            self.versions[:, slot] = key, version.id
 
-    def header_of(self, payload: bytes) -> bytes:
-        """Return the Kafka header for an accepted MQTT payload."""
-        fingerprint = int.from_bytes(payload[2:MQTT_HEADER], "little")
-        found = self._headers.get(fingerprint)
+    def columns_of(self, table: Table) -> I64 | None:
+        """Return where a root table has what ``kernels.envelope`` reads; None if it is no uplink's."""
+        found = self._columns.get(table.name)
         if found is None:
-            found = self._headers[fingerprint] = kafka_header(self.registry.by_fingerprint(payload[2:MQTT_HEADER]))
+            fields = table.fields
+            if "device.off" not in fields:
+                return None
+            names = (*_ENVELOPE, *_POSITIONS.get(table.name, ("", "")))
+            found = self._columns[table.name] = np.array(
+                [fields.index(name) if name in fields else -1 for name in names], np.int64
+            )
         return found
 
     def forget(self) -> None:
@@ -143,156 +168,143 @@ class Pipeline:
 
     def arrived(self, batch: Arrivals) -> None:
         """Judge a batch and hand it on."""
-        first = self.ledger.take(batch.epoch, batch.packet_ids, batch.rx_us)
-        self.counts.took(len(batch.topics), sum(map(len, batch.payloads)))
-        find = self._shared.topics.get
-        topics = [find(name) for name in batch.topics]
-        tokens = np.arange(first, first + len(topics), dtype=np.int64)
-        kind = self.kind
-        ours = np.array([topic.session == kind for topic in topics], np.bool_)
+        rows, shared = batch.rows, self._shared
+        first = self.ledger.take(batch.epoch, rows[:, A_PACKET_ID], batch.rx_us)
+        self.counts.took(len(rows), int(rows[:, A_SIZE].sum()))
+        which = shared.topics.find(batch)
+        shared.forget()
+        tokens = np.arange(first, first + len(rows), dtype=np.int64)
+        ours = shared.topics.facts[which, k.F_SESSION] == self.kind
         if ours.all():
-            self._judge(batch, topics, batch.payloads, tokens, np.array(batch.retained, np.bool_))
+            self._judge(Taken(batch, rows, which, tokens))
         else:
             aside = tokens[~ours]
             self.ledger.decide(aside, self.counts.elsewhere)
             self.ledger.settle(aside)
             if ours.any():
-                kept = np.array(batch.retained, np.bool_)[ours]
-                some = list(compress(topics, ours))
-                self._judge(batch, some, list(compress(batch.payloads, ours)), tokens[ours], kept)
+                self._judge(Taken(batch, rows[ours], which[ours], tokens[ours]))
         self._release()
         self._back_pressure()
 
     # -- judging
 
-    def _judge(
-        self,
-        batch: Arrivals,
-        topics: list[Topic],
-        payloads: list[bytes],
-        tokens: I64,
-        retained: npt.NDArray[np.bool_],
-    ) -> None:
-        shared, n = self._shared, len(topics)
-        expect = np.array([topic.schema for topic in topics], np.int32)
-        numbers = np.array([topic.number for topic in topics], np.int32)
-        shared.forget()
-        decoded = shared.decoder.decode_mqtt(payloads, expect)
-        judged = self._columns(decoded, topics, batch.rx_us)
+    def _judge(self, taken: Taken) -> None:
+        shared, rows, rx_us = self._shared, taken.rows, taken.batch.rx_us
+        facts = shared.topics.facts[taken.which]
+        expect = facts[:, k.F_SCHEMA].astype(np.int32)
+        numbers = facts[:, k.F_NUMBER].astype(np.int32)
+        spans = np.ascontiguousarray(rows[:, A_PAYLOAD : A_SIZE + 1].T)
+        judged = self._columns(shared.decoder.decode_spans(taken.batch.heap, spans, expect), taken)
         judged.reason[expect < 0] = _UNKNOWN_TOPIC
         mono_ms = shared.clock.monotonic_us() // 1000
+        retained = rows[:, A_RETAINED] != 0
         good = judged.reason == 0
-        if good.any():
-            kinds = np.full(int(np.count_nonzero(good)), self.kind, np.int32)
-            verdict = shared.times.judge(
-                batch.rx_us // 1000, mono_ms, numbers[good], judged.ts_ms[good], kinds, retained[good]
-            )
-            judged.reason[good] = _TIME_REASONS[verdict]
-        sizes = np.array([len(payload) for payload in payloads], np.int64)
-        ruling = shared.quarantine.judge(mono_ms, numbers, sizes, judged.reason != 0)
-        headers = [(HEADER_RX, batch.rx_us.to_bytes(8, "big"))]
-        good = judged.reason == 0
-        forward = ~ruling.held & good
-        if forward.all():
-            self.ledger.decide(tokens, FORWARDED)
-            self._forward(list(range(n)), topics, payloads, tokens, judged, headers)
+        if good.all():
+            judged.reason = _TIME_REASONS[
+                shared.times.judge(rx_us // 1000, mono_ms, numbers, judged.ts_ms, self.kind, retained)
+            ]
+        elif good.any():
+            judged.reason[good] = _TIME_REASONS[
+                shared.times.judge(rx_us // 1000, mono_ms, numbers[good], judged.ts_ms[good], self.kind, retained[good])
+            ]
+        bad = judged.reason != 0
+        ruling = shared.quarantine.judge(mono_ms, numbers, spans[1], bad)
+        headers = [(HEADER_RX, rx_us.to_bytes(8, "big"))]
+        away = bad | ruling.held
+        if not away.any():
+            self.ledger.decide(taken.tokens, FORWARDED)
+            self._forward(taken, judged, headers)
             return
-        reason = np.where(ruling.held & good, _QUARANTINED, judged.reason)
-        dead = ~good & ~ruling.held | ruling.keep
-        self.ledger.decide(tokens, np.where(forward, FORWARDED, np.where(dead, DEAD, DROPPED) + reason))
-        only_counted = ~forward & ~dead
+        reason = np.where(ruling.held & ~bad, _QUARANTINED, judged.reason)
+        dead = bad & ~ruling.held | ruling.keep
+        self.ledger.decide(taken.tokens, np.where(away, np.where(dead, DEAD, DROPPED) + reason, FORWARDED))
+        only_counted = away & ~dead
         if only_counted.any():
-            self.ledger.settle(tokens[only_counted])
-        self._forward(np.flatnonzero(forward).tolist(), topics, payloads, tokens, judged, headers)
+            self.ledger.settle(taken.tokens[only_counted])
+        judged.reason = np.where(away, reason, 0).astype(np.int32)
+        self._forward(taken, judged, headers)
         for i in np.flatnonzero(dead).tolist():
-            letter = letter_of(judged, i, Reason(int(reason[i])), topics[i], payloads[i], batch.rx_us)
-            self._bury(letter, topics[i], int(tokens[i]), headers)
+            topic = shared.topics[int(taken.which[i])]
+            letter = letter_of(judged, i, Reason(int(reason[i])), topic, taken.payload(i), rx_us)
+            self._bury(letter, topic, int(taken.tokens[i]), headers)
 
-    def _columns(self, decoded: Batch, topics: Sequence[Topic], rx_us: int) -> Judged:
-        n = len(topics)
-        judged = Judged(
-            reason=decoded.verdict.astype(np.int32),
-            decoded=decoded,
-            names=self._shared.decoder,
-            ts_ms=np.full(n, -1, np.int64),
-            boot=np.full(n, -1, np.int64),
-            seq=np.full(n, -1, np.int64),
-            lat=np.full(n, _LAT_NONE, np.int64),
-            lon=np.full(n, _LON_NONE, np.int64),
-        )
+    def _columns(self, decoded: Batch, taken: Taken) -> Judged:
+        n = len(taken.rows)
+        envelopes = np.full((5, n), -1, np.int64)
+        envelopes[3], envelopes[4] = _LAT_NONE, _LON_NONE
+        judged = Judged(decoded.verdict.astype(np.int32), decoded, self._shared.decoder, envelopes)
+        bodies = np.frombuffer(decoded.heap, np.uint8)
+        heap = np.frombuffer(taken.batch.heap, np.uint8)
+        sums = np.zeros(3, np.int64)
         for index in sorted(set(decoded.schema[decoded.row >= 0].tolist())):
             name = self._shared.decoder.schemas[index]
             table = decoded.tables[name]
-            rows = table.msg
-            if "device.off" not in table.fields:  # known to us, but no uplink: only on a stray topic
+            columns = self._shared.columns_of(table)
+            if columns is None:  # known to us, but no uplink: only on a stray topic
                 continue
-            judged.ts_ms[rows] = table.col("ts_ms")
-            judged.boot[rows] = table.col("boot")
-            judged.seq[rows] = table.col("seq")
-            heap = decoded.heap
-            columns = (table.col(c).tolist() for c in ("device.off", "device.len", "boot", "seq"))
-            for i, off, size, boot, seq in zip(rows.tolist(), *columns, strict=True):
-                topic = topics[i]
-                if heap[off : off + size] != topic.id:
-                    judged.reason[i] = _WRONG_DEVICE
-                elif topic.row is not None and topic.follow(boot, seq):
-                    self.counts.jumped(topic)
-            if name in _POSITIONS:
-                place, lat, lon = _POSITIONS[name]
-                where = decoded.tables[place]
-                # Backwards, so that of several nodes of a map the first one stays.
-                judged.lat[where.msg[::-1]] = where.col(lat)[::-1]
-                judged.lon[where.msg[::-1]] = where.col(lon)[::-1]
-                away = (judged.lat[rows] >= _LAT_NONE) | (judged.lon[rows] >= _LON_NONE)
-                if away.any():
-                    self.counts.without_position(name, int(np.count_nonzero(away)))
-            self.counts.skew(name, rx_us / 1e6 - table.col("ts_ms") / 1e3)
+            k.envelope(
+                table.data, table.msg, columns, bodies, heap, taken.rows, taken.which, self._shared.topics.facts,
+                envelopes, judged.reason, sums,
+            )  # fmt: skip
+            skipped, repeated, without = sums.tolist()
+            if name == "map":  # its position is that of its first node
+                nodes = decoded.tables["map.nodes"]
+                # Backwards, so that of several nodes the first one stays.
+                envelopes[3, nodes.msg[::-1]] = nodes.col("ref_lat")[::-1]
+                envelopes[4, nodes.msg[::-1]] = nodes.col("ref_lon")[::-1]
+                away = (envelopes[3, table.msg] >= _LAT_NONE) | (envelopes[4, table.msg] >= _LON_NONE)
+                without = int(np.count_nonzero(away))
+            if skipped or repeated:
+                self.counts.jumped(name, skipped, repeated)
+            if without:
+                self.counts.without_position(name, without)
+            self.counts.skew(name, taken.batch.rx_us / 1e6 - envelopes[0, table.msg] / 1e3)
         return judged
 
     # -- to the sink
 
-    def _forward(
-        self,
-        which: list[int],
-        topics: Sequence[Topic],
-        payloads: Sequence[bytes],
-        tokens: I64,
-        judged: Judged,
-        headers: Headers,
-    ) -> None:
-        shared, append = self._shared, self._sink.append
-        copy_headers: Headers | None = None
-        for i in which:
-            topic = topics[i]
-            row = topic.row
-            assert row is not None
-            token = int(tokens[i])
-            payload = payloads[i]
-            if row.kafka == GANTRY and topic.personal and row.schema != "gantry_hb":
-                name, clear = shared.codec.decode_mqtt(payload)
-                covered = shared.keys.pseudonyms.cover(clear)
-                key = vehicle_key(covered)
-                place = partition_of(key, self._sink.partitions(GANTRY))
-                append(GANTRY, place, key, shared.codec.encode(name, covered), headers, token)
-                continue
-            value = shared.header_of(payload) + payload[MQTT_HEADER:]
-            partitions = topic.partitions or self._place(topic, judged, i)
-            append(row.kafka, partitions[0], topic.id, value, headers, token)
-            if row.kafka == OBSERVATIONS:
-                shared.silence.broken(partitions[0])
-                if len(partitions) > 1:
-                    if copy_headers is None:
-                        copy_headers = [*headers, (HEADER_COPY, b"1")]
-                    self.ledger.expect(token, len(partitions))
-                    for partition in partitions[1:]:
-                        append(row.kafka, partition, topic.id, value, copy_headers, token)
-                        shared.silence.broken(partition)
-                    self.counts.copied(len(partitions) - 1)
+    def _forward(self, taken: Taken, judged: Judged, headers: Headers) -> None:
+        """Write what is good: most by the kernels, gantry records one by one, since they change on the way."""
+        shared = self._shared
+        topics, routes, n = shared.topics, shared.routes, len(taken.rows)
+        where = np.empty(n, np.int64)
+        if k.route(taken.which, topics.facts, judged.reason, judged.envelopes, routes.cells, where):
+            for i in np.flatnonzero(where == k.UNRESOLVED).tolist():
+                topic = topics[int(taken.which[i])]
+                lat, lon = judged.envelopes[3:, i].tolist()
+                where[i] = routes.place(topic.device, lat, lon, moves=topic.moves)
+        rows = np.empty((n * (routes.sets.shape[1] - 1), ROW_COLUMNS), np.int64)
+        used, copies = np.zeros(len(topics.lanes), np.int64), np.empty(n, np.int64)
+        heap = np.frombuffer(taken.batch.heap, np.uint8)
+        m = k.lay_out(
+            heap, taken.rows, taken.tokens, taken.which, topics.facts, where, routes.sets, shared.versions, rows, used,
+            copies,
+        )  # fmt: skip
+        if m:
+            copied = m - int(np.count_nonzero(where >= 0))
+            if copied:
+                for i in np.flatnonzero(copies).tolist():
+                    self.ledger.expect(int(taken.tokens[i]), int(copies[i]) + 1)
+                self.counts.copied(copied)
+            both = (headers, [*headers, (HEADER_COPY, b"1")])
+            self._sink.append_rows(Rows(topics.lanes, taken.batch.heap, rows[:m], both))
+            for lane in used.nonzero()[0].tolist():
+                topic_name, partition = topics.lanes[lane]
+                if topic_name == OBSERVATIONS:
+                    shared.silence.broken(partition)
+        if m < n:
+            for i in np.flatnonzero((where < 0) & (judged.reason == 0)).tolist():
+                self._forward_gantry(topics[int(taken.which[i])], taken.payload(i), int(taken.tokens[i]), headers)
 
-    def _place(self, topic: Topic, judged: Judged, i: int) -> Partitions:
-        assert topic.row is not None
-        moves = topic.row.kind == "obu"
-        return self._shared.router.place(topic.device, int(judged.lat[i]), int(judged.lon[i]), moves=moves)
+    def _forward_gantry(self, topic: Topic, payload: bytes, token: int, headers: Headers) -> None:
+        shared, place = self._shared, self._sink.partitions(GANTRY)
+        name, clear = shared.codec.decode_mqtt(payload)
+        if not topic.personal or name == "gantry_hb":
+            key, value = topic.id, to_kafka(shared.registry, payload)
+        else:
+            covered = shared.keys.pseudonyms.cover(clear)
+            key, value = vehicle_key(covered), shared.codec.encode(name, covered)
+        self._sink.append(GANTRY, partition_of(key, place), key, value, headers, token)
 
     def _bury(self, letter: Letter, topic: Topic, token: int, headers: Headers) -> None:
         personal = topic.personal or letter.payload[2:MQTT_HEADER] in self._shared.personal
@@ -335,13 +347,18 @@ class Pipeline:
             self.counts.in_flight(self.ledger.in_flight)
             return
         acknowledged = 0
-        wanted = out.packet_id > 0
-        for epoch in sorted(set(out.epoch[wanted].tolist())):
-            ids = out.packet_id[wanted & (out.epoch == epoch)]
-            if self._source.acknowledge(epoch, ids.tolist()):
-                acknowledged += len(ids)
+        epochs = out.epoch
+        if epochs[0] == epochs[-1]:  # they never go back
+            acknowledged = self._acknowledge(int(epochs[0]), out.packet_id)
+        else:
+            for epoch in sorted(set(epochs.tolist())):
+                acknowledged += self._acknowledge(epoch, out.packet_id[epochs == epoch])
         self.counts.released(out, acknowledged, self._shared.clock.now_us())
         self.counts.in_flight(self.ledger.in_flight)
+
+    def _acknowledge(self, epoch: int, packet_ids: I64) -> int:
+        wanted = packet_ids if packet_ids.all() else packet_ids[packet_ids > 0]
+        return len(wanted) if len(wanted) and self._source.acknowledge(epoch, wanted) else 0
 
     def _back_pressure(self) -> None:
         # Receive Maximum alone is no bound: Mosquitto 2.0.11 keeps to it only until it has a queue. Acknowledged in

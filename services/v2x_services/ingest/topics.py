@@ -8,15 +8,22 @@ overlapping filters in one session may double each message.)
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+import numpy as np
+from v2x.columns import I64
 from v2x.devices import DeviceTable
 from v2x.errors import TopicError
-from v2x.routing import Partitions, Router
-from v2x.topics import OBSERVATIONS, ROOT, UPLINKS, MessageClass, UplinkType, parse_uplink
+from v2x.routing import Partitions
+from v2x.topics import DEVICES, OBSERVATIONS, ROOT, UPLINKS, MessageClass, UplinkType, parse_uplink
 from v2x.zones import partition_of
+
+from v2x_services.ingest import kernels as k
+from v2x_services.ingest.routes import Routes
+from v2x_services.ports import Arrivals
 
 FILTERS: Final[dict[MessageClass, tuple[str, ...]]] = {
     MessageClass.RELIABLE: tuple(
@@ -30,6 +37,10 @@ _DEVICE_AT: Final = 3
 _PARTS: Final = 6
 _MAX_TOPICS: Final = 100_000
 _MAX_ID: Final = 64
+_ROOM: Final = 1024  # topics at first
+_NAME: Final = 48  # bytes of one, likewise
+BY_ROWS: Final = (OBSERVATIONS, DEVICES)
+"""Kafka topics that take messages as they are, so that kernels can write them."""
 
 
 class Place(IntEnum):
@@ -55,51 +66,79 @@ class Topic:
     error: str = ""
     partitions: Partitions = ()  # where its messages go; empty if the position decides
     personal: bool = False  # payloads may name a person: seal them
-    boot: int = -1  # of its newest message
-    seq: int = -1
-    gaps: int = 0  # sequence numbers skipped, since last counted
-    repeats: int = 0  # sequence numbers not above the newest: repeated, or late
-
-    def follow(self, boot: int, seq: int) -> bool:
-        """Note a message's place in its device's counting; return whether it is not simply the next one."""
-        if boot != self.boot:
-            self.boot, self.seq = boot, seq
-            return False
-        step = seq - self.seq
-        if step == 1:
-            self.seq = seq
-            return False
-        if step > 1:
-            self.gaps += step - 1
-            self.seq = seq
-        else:
-            self.repeats += 1
-        return True
+    moves: bool = False  # the position of each message decides where it goes
 
 
 class TopicTable:
-    """Topics seen, bounded; starts anew with the device table, whose numbers it holds."""
+    """Topics seen, bounded; starts anew with the device table, whose numbers it holds.
+
+    What the kernels must know of a topic is a line of ``facts`` (see ``kernels``).
+    """
 
     def __init__(
-        self, devices: DeviceTable, router: Router, schemas: tuple[str, ...], partitions: dict[str, int]
+        self, devices: DeviceTable, routes: Routes, schemas: tuple[str, ...], partitions: dict[str, int]
     ) -> None:
+        self.lanes = tuple((topic, p) for topic in BY_ROWS for p in range(partitions[topic]))
+        self._first_lane = {topic: self.lanes.index((topic, 0)) for topic in BY_ROWS}
         self._devices = devices
-        self._router = router
+        self._routes = routes
         self._schemas = {name: i for i, name in enumerate(schemas)}
         self._partitions = partitions
-        self._topics: dict[str, Topic] = {}
-        self._renewals = devices.renewals
+        self._seed = int.from_bytes(os.urandom(7), "little")  # so that nobody can choose topics that collide
+        self._clear()
 
-    def get(self, name: str) -> Topic:
-        """Return what is known of a topic."""
-        found = self._topics.get(name)
-        if found is None:
-            found = self._make(name)
-            if self._devices.renewals != self._renewals or len(self._topics) >= _MAX_TOPICS:
-                self._renewals = self._devices.renewals
-                self._topics.clear()
-            self._topics[name] = found
-        return found
+    def _clear(self) -> None:
+        self._topics: list[Topic] = []
+        self._size = 0
+        self.facts: I64 = np.zeros((_ROOM, k.FACTS), np.int64)
+        self._names = np.zeros(_ROOM * _NAME, np.uint8)
+        self._slots = np.full(2 * _ROOM, -1, np.int64)
+        self._renewals = self._devices.renewals
+
+    def __getitem__(self, line: int) -> Topic:
+        """Return the topic of a line."""
+        return self._topics[line]
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def find(self, batch: Arrivals) -> I64:
+        """Return the line of each message's topic; new ones are taken in."""
+        if self._devices.renewals != self._renewals or len(self._topics) >= _MAX_TOPICS:
+            self._clear()
+        heap = np.frombuffer(batch.heap, np.uint8)
+        which = np.empty(len(batch), np.int64)
+        while k.find(heap, batch.rows, self._seed, self._slots, self.facts, self._names, which):
+            new = {batch.heap[at : at + size] for at, size in batch.rows[which < 0, :2].tolist()}
+            for name in sorted(new):
+                self._add(name)
+        return which
+
+    def _add(self, raw: bytes) -> None:
+        topic = self._make(raw.decode("utf-8", "replace"))
+        line, size = len(self._topics), self._size
+        if line == len(self.facts):
+            self.facts = np.vstack((self.facts, np.zeros_like(self.facts)))
+            self._slots = np.full(2 * len(self.facts), -1, np.int64)
+            k.enter(self._slots, self.facts, 0, line)
+        while size + len(raw) > len(self._names):
+            self._names = np.concatenate((self._names, np.zeros_like(self._names)))
+        self._names[size : size + len(raw)] = np.frombuffer(raw, np.uint8)
+        facts = self.facts[line]
+        facts[k.F_NAME], facts[k.F_NAME_LEN] = size, len(raw)
+        facts[k.F_HASH] = k.hash_of(np.frombuffer(raw, np.uint8), 0, len(raw), self._seed)
+        facts[k.F_SESSION], facts[k.F_SCHEMA], facts[k.F_NUMBER] = topic.session, topic.schema, topic.number
+        facts[k.F_ID] = len(b"/".join(raw.split(b"/")[:_DEVICE_AT])) + 1
+        facts[k.F_ID_LEN] = len(topic.id)
+        facts[k.F_SET] = self._routes.line(topic.partitions) if topic.partitions else k.UNRESOLVED
+        facts[k.F_MOVES] = topic.moves
+        facts[k.F_LANE] = -1
+        if topic.row is not None:
+            facts[k.F_LANE] = self._first_lane.get(topic.row.kafka, -1)
+        facts[k.F_BOOT] = facts[k.F_SEQ] = -1
+        self._topics.append(topic)
+        self._size = size + len(raw)
+        k.enter(self._slots, self.facts, line, line + 1)
 
     def _make(self, name: str) -> Topic:
         parts = name.split("/")
@@ -114,11 +153,12 @@ class TopicTable:
             session = MessageClass.PERISHABLE if place is Place.STRAY else -1
             return Topic(name, place, device, device.encode(), number, session, None, -1, str(e), (), personal)
         if row.kafka == OBSERVATIONS:
-            partitions = self._router.fixed(device) or ()
+            partitions = self._routes.fixed(device)
         else:
             partitions = (partition_of(device.encode(), self._partitions[row.kafka]),)
         schema = self._schemas[row.schema]
         session = row.message_class
+        moves = row.kind == "obu"
         return Topic(
-            name, Place.UPLINK, device, device.encode(), number, session, row, schema, "", partitions, personal
+            name, Place.UPLINK, device, device.encode(), number, session, row, schema, "", partitions, personal, moves
         )

@@ -1,0 +1,232 @@
+"""Kafka record batches (format 2, KIP-98), written as columns: no Python object for a record.
+
+A batch is built in parts. Each part is one ``bytes`` or a slice of what ``write`` made of many messages at once; a
+record's place in the batch is in its bytes, so a part belongs to the place for which it was written. ``RecordBatch``
+puts a header before the parts when the producer knows its sequence number; it is what aiokafka calls a batch builder.
+
+::
+
+    batch header 61 bytes │ record │ record │ …
+                            └ length, 0, time 0, place, key, value, headers
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.util import calc_crc32c
+from v2x.columns import I64
+
+from v2x_services.ports import ROW_COLUMNS, Headers
+
+_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+_BEFORE_CRC: Final = 21  # base offset, length, leader epoch, magic, checksum
+_LENGTH_FROM: Final = 12  # what follows the length field
+_CRC_AT: Final = 17
+_MAGIC: Final = 2
+RECORD_OVERHEAD: Final = 96  # bytes, at most: the batch's header, and the varints of one record
+_PREFIX: Final = 5  # Confluent framing: 00 and a schema id
+R_LANE, R_KEY, R_KEY_LEN, R_VALUE, R_VALUE_LEN, R_SCHEMA, R_HEADERS, R_TOKEN = range(ROW_COLUMNS)
+
+
+class RecordBatch:
+    """A batch ready to be sent; aiokafka's producer takes it in place of its own builder (``BatchBuilder``)."""
+
+    __slots__ = ("_count", "_data", "_parts", "_state")
+
+    def __init__(self, parts: Sequence[bytes | memoryview], count: int) -> None:
+        self._parts = parts
+        self._count = count
+        self._state = (-1, -1, -1)
+        self._data: bytearray | None = None
+
+    def record_count(self) -> int:
+        """Return how many records are in it."""
+        return self._count
+
+    def size(self) -> int:
+        """Return its bytes."""
+        return _HEADER.size + sum(map(len, self._parts))
+
+    def closed(self) -> bool:
+        """Say that nothing can be added."""
+        return True
+
+    def close(self) -> None:
+        """Do nothing: it is closed."""
+
+    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        self._state = (producer_id, producer_epoch, base_sequence)
+
+    def _build(self) -> bytearray:
+        """Return all bytes (a retry sends the same)."""
+        if self._data is None:
+            data = bytearray(_HEADER.size)
+            for part in self._parts:
+                data += part
+            now_ms = time.time_ns() // 1_000_000  # the topics' LogAppendTime overwrites it
+            last = self._count - 1
+            _HEADER.pack_into(
+                data, 0, 0, len(data) - _LENGTH_FROM, 0, _MAGIC, 0, 0, last, now_ms, now_ms, *self._state, self._count
+            )
+            struct.pack_into(">I", data, _CRC_AT, calc_crc32c(memoryview(data)[_BEFORE_CRC:]))
+            self._data = data
+        return self._data
+
+
+def records_of(parts: Sequence[bytes | memoryview], count: int) -> Iterator[tuple[bytes | None, bytes, Headers]]:
+    """Read records back: key, value and headers of each (where a batch must be taken apart)."""
+    for record in DefaultRecordBatch(bytes(RecordBatch(parts, count)._build())):  # noqa: SLF001
+        yield record.key, record.value or b"", [(name, value or b"") for name, value in record.headers]
+
+
+def headers_bytes(headers: Headers) -> bytes:
+    """Return the end of a record: its headers."""
+    out = [_varint(len(headers))]
+    for name, value in headers:
+        raw = name.encode()
+        out += (_varint(len(raw)), raw, _varint(len(value)), value)
+    return b"".join(out)
+
+
+def record_bytes(place: int, key: bytes | None, value: bytes, headers: Headers) -> bytes:
+    """Return one record for a place in its batch."""
+    body = b"".join(
+        (
+            b"\0\0",
+            _varint(place),
+            b"\1" if key is None else _varint(len(key)) + key,
+            _varint(len(value)),
+            value,
+            headers_bytes(headers) if headers else b"\0",
+        )
+    )
+    return _varint(len(body)) + body
+
+
+def _varint(value: int) -> bytes:
+    """Return a zigzag varint of a number that is not negative."""
+    if value < len(_SMALL):
+        return _SMALL[value]
+    return _long(value)
+
+
+def _long(value: int) -> bytes:
+    rest, out = value << 1, bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+_SMALL: Final = tuple(_long(value) for value in range(4096))
+
+
+@nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _size(value: int) -> int:
+    """Return the bytes of a zigzag varint of a number >= -1."""
+    rest = (value << 1) ^ (value >> 63)
+    n = 1
+    while rest > 0x7F:
+        rest >>= 7
+        n += 1
+    return n
+
+
+@nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _put(out: npt.NDArray[np.uint8], at: int, value: int) -> int:
+    rest = (value << 1) ^ (value >> 63)
+    while rest > 0x7F:
+        out[at] = (rest & 0x7F) | 0x80
+        rest >>= 7
+        at += 1
+    out[at] = rest
+    return at + 1
+
+
+@nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _copy(out: npt.NDArray[np.uint8], at: int, source: npt.NDArray[np.uint8], start: int, size: int) -> int:
+    out[at : at + size] = source[start : start + size]
+    return at + size
+
+
+@nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _body(rows: I64, i: int, place: int, split: I64) -> int:
+    """Return the bytes of a record behind its length field."""
+    kind = rows[i, 6]
+    value = rows[i, 4] + 5
+    size: int = 2 + _size(place) + _size(rows[i, 2]) + rows[i, 2] + _size(value) + value + split[kind + 1] - split[kind]
+    return size
+
+
+_BYTES: Final = nb.types.Array(nb.uint8, 1, "C", readonly=True)
+_SIGNATURE: Final = nb.void(
+    _BYTES, nb.int64[:, ::1], _BYTES, nb.int64[::1], nb.uint8[::1], nb.int64[:, ::1], nb.int64[::1]
+)
+
+
+@nb.njit(_SIGNATURE, nogil=True, cache=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def write(
+    heap: npt.NDArray[np.uint8],
+    rows: I64,
+    headers: npt.NDArray[np.uint8],
+    split: I64,
+    out: npt.NDArray[np.uint8],
+    lanes: I64,
+    tokens: I64,
+) -> None:
+    """Write records for many lanes at once, lane after lane.
+
+    ``rows`` (n, 8): see ``ports.Rows``. ``headers``: ends of records, one behind the other; kind k is
+    ``split[k]:split[k + 1]``. ``lanes`` (L, 5): records that the lane's open batch has already; filled in: where the
+    lane's part begins in ``out``, its bytes, its records, and where its tokens begin in ``tokens`` (n,). ``out`` must
+    hold ``room(…)`` bytes.
+    """
+    lanes[:, 1:] = 0
+    n = rows.shape[0]
+    for i in range(n):
+        lane = rows[i, 0]
+        size = _body(rows, i, lanes[lane, 0] + lanes[lane, 3], split)
+        lanes[lane, 2] += size + _size(size)
+        lanes[lane, 3] += 1
+    total = before = 0
+    for lane in range(lanes.shape[0]):
+        lanes[lane, 1], lanes[lane, 4] = total, before
+        total += lanes[lane, 2]
+        before += lanes[lane, 3]
+        lanes[lane, 2] = lanes[lane, 3] = 0
+    for i in range(n):
+        lane = rows[i, 0]
+        place = lanes[lane, 0] + lanes[lane, 3]
+        begin = lanes[lane, 1] + lanes[lane, 2]
+        at = _put(out, begin, _body(rows, i, place, split))
+        out[at] = out[at + 1] = 0
+        at = _put(out, at + 2, place)
+        at = _put(out, at, rows[i, 2])
+        at = _copy(out, at, heap, rows[i, 1], rows[i, 2])
+        at = _put(out, at, rows[i, 4] + 5)
+        schema = rows[i, 5]
+        out[at] = 0
+        for k in range(4):
+            out[at + 1 + k] = (schema >> (24 - 8 * k)) & 0xFF
+        at = _copy(out, at + 5, heap, rows[i, 3], rows[i, 4])
+        kind = rows[i, 6]
+        at = _copy(out, at, headers, split[kind], split[kind + 1] - split[kind])
+        tokens[lanes[lane, 4] + lanes[lane, 3]] = rows[i, 7]
+        lanes[lane, 2] += at - begin
+        lanes[lane, 3] += 1
+
+
+def room(rows: I64, longest_headers: int) -> int:
+    """Return bytes that are enough for what ``write`` makes of ``rows``."""
+    return int(rows[:, R_KEY_LEN].sum() + rows[:, R_VALUE_LEN].sum()) + len(rows) * (
+        longest_headers + _PREFIX + RECORD_OVERHEAD
+    )
