@@ -16,14 +16,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from v2x.columns import I32, I64
 
 Bools = npt.NDArray[np.bool_]
+F64 = npt.NDArray[np.float64]
 _WINDOW_MS: Final = 60_000
 _SECOND_MS: Final = 1_000
+_L: Final = "int64[::1]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Quarantine:
         self._bytes = np.zeros(capacity, np.int64)  # in this second
         self._kept = np.zeros(capacity, np.int64)  # in this minute
         self._in = np.zeros(capacity, np.bool_)
+        self._any_in = False
         self._minute = -1
         self._second = -1
 
@@ -68,25 +72,24 @@ class Quarantine:
         """Forget all devices."""
         for column in (self._all, self._bad, self._bad_now, self._bytes, self._kept, self._in):
             column.fill(0)
+        self._any_in = False
 
     def judge(self, mono_ms: int, device: I32, size: I64, bad: Bools) -> Ruling:
         """Count a batch and return what becomes of it: a batch is judged with its own messages counted."""
         self._pass_time(mono_ms)
-        np.add.at(self._all, device, 1.0)
-        np.add.at(self._bytes, device, size)
-        if bad.any():
-            np.add.at(self._bad, device[bad], 1.0)
-            np.add.at(self._bad_now, device[bad], 1)
-        if not bad.any() and not self._in.any():
+        limit = self.limits.bytes_per_second
+        wrong, over = _count(device, size, bad, limit, self._all, self._bad, self._bad_now, self._bytes)
+        if not wrong and not self._any_in:
             # Nothing to judge but bytes: a share can only fall.
-            held = self._bytes[device] > self.limits.bytes_per_second
-            return self._rule(device, held) if held.any() else Ruling(held, np.zeros(len(device), np.bool_))
+            none = np.zeros(len(device), np.bool_)
+            return self._rule(device, self._bytes[device] > limit) if over else Ruling(none, none)
         seen = np.unique(device)
         known = self._all[seen] >= self.limits.messages
         share = self._bad[seen] / self._all[seen]
         goes_in = (known & (share > self.limits.share_in)) | (self._bad_now[seen] > self.limits.bad_per_minute)
         stays = self._in[seen] & ~(known & (share < self.limits.share_out))
         self._in[seen] = goes_in | stays
+        self._any_in = bool(self._in.any())
         return self._rule(device, self._in[device] | (self._bytes[device] > self.limits.bytes_per_second))
 
     def _rule(self, device: I32, held: Bools) -> Ruling:
@@ -106,3 +109,25 @@ class Quarantine:
             self._bad *= 0.5
             self._bad_now.fill(0)
             self._kept.fill(0)
+
+
+@nb.njit(  # type: ignore[misc, unused-ignore]
+    f"UniTuple(int64, 2)(int32[::1], {_L}, boolean[::1], int64, float64[::1], float64[::1], {_L}, {_L})",
+    nogil=True,
+    cache=True,
+)
+def _count(
+    device: I32, size: I64, bad: Bools, limit: int, every: F64, wrong: F64, wrong_now: I64, taken: I64
+) -> tuple[int, int]:
+    """Add a batch to the columns; return how many messages are bad, and how many came after too many bytes."""
+    n = over = 0
+    for i in range(device.shape[0]):
+        d = device[i]
+        every[d] += 1.0
+        taken[d] += size[i]
+        over += taken[d] > limit
+        if bad[i]:
+            wrong[d] += 1.0
+            wrong_now[d] += 1
+            n += 1
+    return n, over

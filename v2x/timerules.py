@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -34,8 +35,8 @@ class TimeVerdict(IntEnum):
     TOO_OLD = 2
 
 
-_AHEAD: Final = int(TimeVerdict.AHEAD)
-_TOO_OLD: Final = int(TimeVerdict.TOO_OLD)
+_AHEAD: Final = 1  # literals, for numba's cache
+_TOO_OLD: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,14 @@ class TimeRules:
         column); columns of one length.
         """
         self._watch_clock(now_ms, mono_ms)
-        late = now_ms - ts_ms
-        verdict = (late < -self.limits.ahead_ms).astype(np.int32) * _AHEAD
-        verdict[(late > self._oldest[kind]) & ~retained] = _TOO_OLD
+        verdict = np.empty(len(ts_ms), np.int32)
+        oldest = self._oldest[kind]
+        limits = np.full(len(ts_ms), oldest) if isinstance(kind, int) else oldest
         # All devices of the batch count before any message is judged.
-        self._seen[device] = mono_ms
-        odd = verdict != 0
-        any_odd = bool(odd.any())
-        if any_odd:
-            self._odd[device[odd]] = mono_ms
-        if any_odd or self.suspect:
+        odd = _look(
+            now_ms, mono_ms, self.limits.ahead_ms, limits, device, ts_ms, retained, self._seen, self._odd, verdict
+        )
+        if odd or self.suspect:
             self.suspect = self._doubt(mono_ms)
             if self.suspect:
                 verdict.fill(0)
@@ -105,3 +104,28 @@ class TimeRules:
             return True
         seen = int(np.count_nonzero(self._seen > since))
         return seen >= self.limits.devices and 2 * int(np.count_nonzero(self._odd > since)) > seen
+
+
+@nb.njit(  # type: ignore[misc, unused-ignore]
+    "int64(int64, int64, int64, int64[::1], int32[::1], int64[::1], boolean[::1], int64[::1], int64[::1], int32[::1])",
+    nogil=True,
+    cache=True,
+)
+def _look(
+    now_ms: int, mono_ms: int, ahead_ms: int, oldest: I64, device: I32, ts_ms: I64, retained: Bools, seen: I64,
+    odd: I64, verdict: I32,
+) -> int:  # fmt: skip
+    """Judge each message by itself; return how many look odd."""
+    n = 0
+    for i in range(ts_ms.shape[0]):
+        late = now_ms - ts_ms[i]
+        verdict[i] = 0
+        if late < -ahead_ms:
+            verdict[i] = _AHEAD
+        elif late > oldest[i] and not retained[i]:
+            verdict[i] = _TOO_OLD
+        seen[device[i]] = mono_ms
+        if verdict[i] != 0:
+            odd[device[i]] = mono_ms
+            n += 1
+    return n

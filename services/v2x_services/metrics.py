@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -206,28 +207,49 @@ class Value:
         self.value = v
 
 
+@nb.njit("float64(float64[::1], float64[::1], int64[::1])", nogil=True, cache=True)  # type: ignore[misc, unused-ignore]
+def _count_many(
+    values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
+) -> float:
+    total = 0.0
+    for value in values:
+        low, high = 0, edges.shape[0]
+        while low < high:
+            middle = (low + high) >> 1
+            if edges[middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        counts[low] += 1
+        total += value
+    return total
+
+
 class Hist:
     """One series of a histogram: a list of counts, found by bisection of the edges (upper edge included)."""
 
-    __slots__ = ("counts", "edges", "total")
+    __slots__ = ("_edges", "_many", "_ones", "edges", "total")
 
     def __init__(self, edges: tuple[float, ...]) -> None:
         self.edges = edges
-        self.counts = [0] * (len(edges) + 1)
         self.total = 0.0
+        self._ones = [0] * (len(edges) + 1)  # counted one by one: for that a list is the quickest
+        self._many = np.zeros(len(edges) + 1, np.int64)
+        self._edges = np.array(edges, np.float64)
+
+    @property
+    def counts(self) -> list[int]:
+        """Values counted in each bucket, the last one above all edges."""
+        return [a + b for a, b in zip(self._ones, self._many.tolist(), strict=True)]
 
     def observe(self, v: float) -> None:
         """Count one value, in the metric's unit."""
-        self.counts[bisect_left(self.edges, v)] += 1
+        self._ones[bisect_left(self.edges, v)] += 1
         self.total += v
 
     def observe_many(self, values: npt.NDArray[np.float64]) -> None:
-        """Count a column of values at once: for batches, some 20 times cheaper than one by one."""
-        if not len(values):
-            return
-        found = np.bincount(np.searchsorted(self.edges, values), minlength=len(self.counts)).tolist()
-        self.counts = [a + b for a, b in zip(self.counts, found, strict=True)]
-        self.total += float(values.sum())
+        """Count a column of values at once, some nanoseconds each."""
+        self.total += _count_many(values, self._edges, self._many)
 
     @property
     def count(self) -> int:

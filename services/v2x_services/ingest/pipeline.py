@@ -146,6 +146,7 @@ class Pipeline:
         self._source = source
         self._sink = sink
         self._paused = False
+        self._settled = False  # something was settled that the sink has not told of
 
     async def start(self) -> None:
         """Reach Kafka first, then take messages."""
@@ -178,12 +179,15 @@ class Pipeline:
         if ours.all():
             self._judge(Taken(batch, rows, which, tokens))
         else:
+            self._settled = True
             aside = tokens[~ours]
             self.ledger.decide(aside, self.counts.elsewhere)
             self.ledger.settle(aside)
             if ours.any():
                 self._judge(Taken(batch, rows[ours], which[ours], tokens[ours]))
-        self._release()
+        if self._settled:
+            self._release()
+        self.counts.in_flight(self.ledger.in_flight)
         self._back_pressure()
 
     # -- judging
@@ -220,6 +224,7 @@ class Pipeline:
         self.ledger.decide(taken.tokens, np.where(away, np.where(dead, DEAD, DROPPED) + reason, FORWARDED))
         only_counted = away & ~dead
         if only_counted.any():
+            self._settled = True
             self.ledger.settle(taken.tokens[only_counted])
         judged.reason = np.where(away, reason, 0).astype(np.int32)
         self._forward(taken, judged, headers)
@@ -342,6 +347,7 @@ class Pipeline:
         return settled
 
     def _release(self) -> None:
+        self._settled = False
         out = self.ledger.release()
         if not len(out.epoch):
             self.counts.in_flight(self.ledger.in_flight)
