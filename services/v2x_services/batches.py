@@ -1,8 +1,8 @@
 """Kafka record batches (format 2, KIP-98), written as columns: no Python object for a record.
 
 A batch is built in parts. Each part is one ``bytes`` or a slice of what ``write`` made of many messages at once; a
-record's place in the batch is in its bytes, so a part belongs to the place for which it was written. ``RecordBatch``
-puts a header before the parts when the producer knows its sequence number; it is what aiokafka calls a batch builder.
+record's place in the batch is in its bytes, so a part belongs to the place for which it was written. ``write_batch``
+puts a header before the parts, once the producer knows the batch's sequence number.
 
 ::
 
@@ -13,9 +13,8 @@ puts a header before the parts when the producer knows its sequence number; it i
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -30,60 +29,42 @@ _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
 _BEFORE_CRC: Final = 21  # base offset, length, leader epoch, magic, checksum
 _LENGTH_FROM: Final = 12  # what follows the length field
 _CRC_AT: Final = 17
+_ROOM: Final = bytes(_HEADER.size)
 _MAGIC: Final = 2
 RECORD_OVERHEAD: Final = 96  # bytes, at most: the batch's header, and the varints of one record
 _PREFIX: Final = 5  # Confluent framing: 00 and a schema id
 R_LANE, R_KEY, R_KEY_LEN, R_VALUE, R_VALUE_LEN, R_SCHEMA, R_HEADERS, R_TOKEN = range(ROW_COLUMNS)
 
 
-class RecordBatch:
-    """A batch ready to be sent; aiokafka's producer takes it in place of its own builder (``BatchBuilder``)."""
+class Numbers(NamedTuple):
+    """What makes a batch's place in its partition: the producer, and the sequence number of the first record."""
 
-    __slots__ = ("_count", "_data", "_parts", "_state")
+    producer_id: int
+    producer_epoch: int
+    first: int
 
-    def __init__(self, parts: Sequence[bytes | memoryview], count: int) -> None:
-        self._parts = parts
-        self._count = count
-        self._state = (-1, -1, -1)
-        self._data: bytearray | None = None
 
-    def record_count(self) -> int:
-        """Return how many records are in it."""
-        return self._count
-
-    def size(self) -> int:
-        """Return its bytes."""
-        return _HEADER.size + sum(map(len, self._parts))
-
-    def closed(self) -> bool:
-        """Say that nothing can be added."""
-        return True
-
-    def close(self) -> None:
-        """Do nothing: it is closed."""
-
-    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
-        self._state = (producer_id, producer_epoch, base_sequence)
-
-    def _build(self) -> bytearray:
-        """Return all bytes (a retry sends the same)."""
-        if self._data is None:
-            data = bytearray(_HEADER.size)
-            for part in self._parts:
-                data += part
-            now_ms = time.time_ns() // 1_000_000  # the topics' LogAppendTime overwrites it
-            last = self._count - 1
-            _HEADER.pack_into(
-                data, 0, 0, len(data) - _LENGTH_FROM, 0, _MAGIC, 0, 0, last, now_ms, now_ms, *self._state, self._count
-            )
-            struct.pack_into(">I", data, _CRC_AT, calc_crc32c(memoryview(data)[_BEFORE_CRC:]))
-            self._data = data
-        return self._data
+def write_batch(
+    out: bytearray, parts: Sequence[bytes | memoryview], records: int, numbers: Numbers, now_ms: int
+) -> None:
+    """Append a batch to ``out``: header, then the parts."""
+    begin = len(out)
+    out += _ROOM
+    for part in parts:
+        out += part
+    size = len(out) - begin - _LENGTH_FROM
+    last = records - 1
+    _HEADER.pack_into(out, begin, 0, size, 0, _MAGIC, 0, 0, last, now_ms, now_ms, *numbers, records)
+    with memoryview(out) as view:
+        checksum = calc_crc32c(view[begin + _BEFORE_CRC :])
+    struct.pack_into(">I", out, begin + _CRC_AT, checksum)
 
 
 def records_of(parts: Sequence[bytes | memoryview], count: int) -> Iterator[tuple[bytes | None, bytes, Headers]]:
     """Read records back: key, value and headers of each (where a batch must be taken apart)."""
-    for record in DefaultRecordBatch(bytes(RecordBatch(parts, count)._build())):  # noqa: SLF001
+    out = bytearray()
+    write_batch(out, parts, count, Numbers(-1, -1, -1), 0)
+    for record in DefaultRecordBatch(bytes(out)):
         yield record.key, record.value or b"", [(name, value or b"") for name, value in record.headers]
 
 

@@ -1,20 +1,19 @@
-"""KafkaSink: records to Kafka with aiokafka's idempotent producer, in order, retried for ever.
+"""KafkaSink: records to Kafka by an idempotent producer, in order, retried for ever.
 
-aiokafka keeps one produce request in flight per broker and takes whole batches, so this is how the sink works::
+::
 
-    append() ─► lane (topic, partition): chunks ─► flush: one batch a lane ─► producer ─► done ─► tokens
-                        ▲                                                        │
-                        └───────── retry first, queue after ◄── fault ◄──────────┘
+    append() ─► lane (topic, partition): chunks ─► flush: one batch a lane ─► request a broker ─► done ─► tokens
+                        ▲                                                         │
+                        └────────── again, as it is ◄── fault ◄───────────────────┘
 
-* Records are written as soon as they are appended, many at once (``v2x_services.batches``); aiokafka only adds what
-  the broker wants to know of a batch.
-* One batch in flight per lane: more than one waiter on a partition ends in KafkaTimeoutError in aiokafka 0.14, and a
-  second batch behind a failed one would overtake it.
+* Records are written as soon as they are appended, many at once (``v2x_services.batches``).
+* One request a broker and one batch a lane under way: while Kafka works on one request the next one grows, so that
+  batches are as large as the load makes them, and a second batch never overtakes a failed one.
 * A flush happens at once when the last one is ``linger_s`` ago, else when it will be: no wait when idle, few large
   batches under load. It never waits for more records: MQTT's Receive Maximum may hold them back (a deadlock).
-* aiokafka retries retriable faults itself, with the same sequence numbers, so the broker drops repeats. Any other fault
-  leaves a hole in the sequence numbers: the producer is thrown away and the uncertain batches are sent again by a new
-  one. Such a batch may be in the log twice, which readers cover by (device, boot, type, seq).
+* After a retriable fault a batch is sent again with the numbers it had, so the broker drops repeats. After any other
+  fault the numbers are in doubt: the uncertain batches are sent again under a new producer id. Such a batch may be in
+  the log twice, which readers cover by (device, boot, type, seq).
 * A record beyond the limit of the broker is refused (``RecordRefused``); its neighbours are not.
 """
 
@@ -27,23 +26,23 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from v2x.errors import BrokerError
 
-from v2x_services.batches import RECORD_OVERHEAD, RecordBatch, headers_bytes, record_bytes, records_of, room, write
+from v2x_services.batches import RECORD_OVERHEAD, headers_bytes, record_bytes, records_of, room, write
 from v2x_services.ports import NO_TOKEN, Completion, Headers, RecordRefused, Refused, Rows
+from v2x_services.producer import Batch, Producer, close
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH: Final = 1 << 20  # aiokafka's default of 16 KiB is 25 RSMs; brokers take 1 MiB by default
+MAX_BATCH: Final = 1 << 20  # brokers take 1 MiB by default
 REQUEST_TIMEOUT_MS: Final = 10_000
-STUCK_S: Final = 90.0  # a batch in flight that long: the producer itself is suspected
+_SHORTEST_S: Final = 0.05  # between two tries, growing
+_LONGEST_S: Final = 2.0
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
@@ -65,7 +64,9 @@ class _Lane:
     partition: int
     queue: deque[_Chunk] = field(default_factory=deque)
     flight: _Chunk | None = None
-    since: float = 0.0  # when the flight left
+    batch: Batch | None = None  # of the flight
+    again: bool = False  # the flight waits to be sent again
+    not_before: float = 0.0
 
     def open(self, size: int, most: int) -> _Chunk:
         """Return the chunk that takes ``size`` bytes more."""
@@ -85,7 +86,7 @@ class SinkCounters:
     batches: dict[str, int] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
-    rebuilds: int = 0
+    renewals: int = 0  # of the producer id
 
 
 class KafkaSink:
@@ -97,10 +98,9 @@ class KafkaSink:
         topics: Iterable[str],
         *,
         client_id: str = "v2x",
-        linger_s: float = 0.004,
+        linger_s: float = 0.0,
         max_batch: int = MAX_BATCH,
         max_pending: int = 64 << 20,
-        stuck_s: float = STUCK_S,
     ) -> None:
         """Make a sink for ``topics`` (they must exist); ``max_pending`` bounds ``room``, in bytes."""
         self.counters = SinkCounters()
@@ -111,27 +111,25 @@ class KafkaSink:
         self._linger = linger_s
         self._max_batch = max_batch
         self._max_pending = max_pending
-        self._stuck = stuck_s
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._rows_for: Sequence[tuple[str, int]] | None = None
         self._rows_lanes: list[_Lane] = []
-        self._durable: list[tuple[str, _Chunk]] = []  # not told yet
-        self._dirty: dict[_Lane, None] = {}  # lanes with a queue, in the order in which they got one
-        self._in_flight: dict[_Lane, None] = {}
+        self._told: list[tuple[str, _Chunk]] = []  # durable, to be told
+        self._dirty: dict[_Lane, None] = {}  # lanes with something to send, in the order in which they got it
+        self._busy: set[int] = set()  # brokers with a request under way
         self._bytes = 0
         self._records = 0
-        self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._flushed_at = 0.0
-        self._broken = False
-        self._era = 0  # number of the producer; completions of an older one are stale
-        self._producer: Any = None
-        self._pump: asyncio.Task[None] | None = None
-        self._closing = False
+        self._delay = _SHORTEST_S
+        self._broken = False  # sequence numbers are in doubt
+        self._producer: Producer | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._requests: asyncio.Task[None] | None = None
         self._partition_counts: dict[str, int] = {}
 
     @property
@@ -152,25 +150,24 @@ class KafkaSink:
         """Connect, waiting for Kafka as long as it takes; BrokerError where a topic is missing."""
         self._on_done = on_done
         await self.connect()
-        self._pump = asyncio.create_task(self._run(), name="kafka-sink")
-        self._pump.add_done_callback(self._pump_ended)
+        self._requests = asyncio.create_task(self._run(), name="kafka-sink")
+        self._requests.add_done_callback(self._ended)
 
     async def connect(self) -> None:
         """Do the waiting of ``start`` alone: afterwards ``partitions`` answers."""
         if self._producer is not None:
             return
         self._loop = asyncio.get_running_loop()
-        await self._connect()
-        producer: Any = self._producer
+        producer = await self._connect()
         for topic in self._topics:
             try:
                 async with asyncio.timeout(5.0):
-                    parts = await producer.partitions_for(topic)
-            except Exception as e:
-                await self._close_producer()
+                    self._partition_counts[topic] = await producer.partitions(topic)
+            except (KafkaError, TimeoutError, OSError) as e:
+                await close(producer)
                 msg = f"Kafka at {self._bootstrap} has no topic {topic!r}: run `v2x topics apply` first ({e!r})"
                 raise BrokerError(msg) from e
-            self._partition_counts[topic] = len(parts)
+        self._producer = producer
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers, token: int) -> None:
         """Queue one record."""
@@ -257,7 +254,6 @@ class KafkaSink:
         """Send what is queued now."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         self._flush_due()
 
     async def room(self) -> None:
@@ -271,101 +267,130 @@ class KafkaSink:
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """Drain for at most ``drain_s`` seconds, then close."""
-        self._closing = self._pump is None
-        if self._pump is not None:
+        if self._requests is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
                     await self.drain()
-            self._closing = True
-            self._pump.cancel()
+            self._requests.cancel()
             with suppress(asyncio.CancelledError):
-                await self._pump
-            self._pump = None
+                await self._requests
+            self._requests = None
         if self._timer is not None:
             self._timer.cancel()
-        self._era += 1
-        await self._close_producer()
+        if self._producer is not None:
+            await close(self._producer)
+            self._producer = None
 
     # -- when to send
 
-    def _schedule(self) -> None:
-        wait = self._flushed_at + self._linger - self._loop.time()
+    def _schedule(self, wait: float = 0.0) -> None:
+        wait = max(wait, self._flushed_at + self._linger - self._loop.time())
         if wait <= 0:
             self._timer = self._loop.call_soon(self._flush_due)
         else:
             self._timer = self._loop.call_later(wait, self._flush_due)
 
     def _flush_due(self) -> None:
+        """Start a request to every broker that has something to get and answers no other one."""
         self._timer = None
-        self._flushed_at = self._loop.time()
-        self._wake.set()
+        if self._group is None or self._producer is None or self._broken:
+            return
+        now = self._flushed_at = self._loop.time()
+        work: dict[int, list[_Lane]] = {}
+        wait = 0.0
+        nowhere = False
+        for lane in self._dirty:
+            if lane.flight is not None and not lane.again:
+                continue
+            if lane.not_before > now:
+                wait = min(wait or _LONGEST_S, lane.not_before - now)
+                continue
+            node = self._producer.leader(lane.topic, lane.partition)
+            if node is None:
+                nowhere = True
+                lane.not_before = now + self._delay
+            elif node not in self._busy:
+                work.setdefault(node, []).append(lane)
+        for node, lanes in work.items():
+            self._busy.add(node)
+            self._group.create_task(self._request(self._producer, node, lanes))
+        if nowhere:
+            self._group.create_task(self._ask_who_leads(self._producer))
+        elif wait:
+            self._schedule(wait)
 
-    # -- the pump: builds batches, and producers
+    # -- requests
 
     async def _run(self) -> None:
-        while not self._closing:
-            try:
-                # Not wait_for: in Python 3.11 it loses a cancellation that meets its result.
-                async with asyncio.timeout(1.0 if self._in_flight else None):
-                    await self._wake.wait()
-            except TimeoutError:
-                self._look_for_stuck()
-            self._wake.clear()
-            if self._broken:
-                if self._in_flight:
-                    continue  # they end by themselves, and wake us
-                await self._rebuild()
-            for lane in [lane for lane in self._dirty if lane.flight is None]:
-                await self._send(lane)
-                if self._broken:
-                    break
+        async with asyncio.TaskGroup() as self._group:
+            self._flush_due()
+            await self._loop.create_future()  # until it is cancelled
 
-    async def _send(self, lane: _Lane) -> None:
-        chunk = lane.flight = lane.queue.popleft()
-        lane.since = self._loop.time()
+    async def _request(self, producer: Producer, node: int, lanes: list[_Lane]) -> None:
+        batches = [self._take(producer, lane) for lane in lanes]
+        errors: Sequence[KafkaError | None]
+        try:
+            errors = await producer.send(node, batches)
+        except (KafkaError, OSError) as e:
+            errors = [e if isinstance(e, KafkaError) else KafkaConnectionError(str(e))] * len(batches)
+        self._busy.discard(node)
+        stale = False
+        for lane, error in zip(lanes, errors, strict=True):
+            if error is None:
+                self._durable(lane)
+            elif error.retriable:
+                stale |= error.invalid_metadata
+                self._again(lane, error)
+            else:
+                self._failed(producer, lane, error)
+        if self._told:
+            self._tell()
+        if stale:
+            await self._ask_who_leads(producer)
+        if self._broken:
+            if not self._busy:
+                await self._renew(producer)
+        elif self._dirty and self._timer is None:
+            self._schedule()
+
+    def _take(self, producer: Producer, lane: _Lane) -> Batch:
+        """Return what a lane sends now: what was sent before without success, or the next chunk."""
+        if lane.batch is None:
+            lane.flight = lane.queue.popleft()
+            lane.batch = producer.batch(lane.topic, lane.partition, lane.flight.parts, len(lane.flight.tokens))
+        lane.again = False
         if not lane.queue:
             del self._dirty[lane]
-        self._in_flight[lane] = None
-        batch = RecordBatch(tuple(chunk.parts), len(chunk.tokens))
-        try:
-            future = await self._producer.send_batch(batch, lane.topic, partition=lane.partition)
-        except Exception as e:  # noqa: BLE001 - whatever it is, the records stay ours
-            self._failed(lane, e)
-        else:
-            future.add_done_callback(partial(self._answered, lane, self._era))
+        return lane.batch
 
-    def _answered(self, lane: _Lane, era: int, future: asyncio.Future[Any]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if era != self._era or lane not in self._in_flight:
-            return
-        if future.cancelled():
-            self._failed(lane, BrokerError("the producer gave up on a batch"))
-        elif error is not None:
-            self._failed(lane, error)
-        else:
-            self.last_error = None
-            chunk, lane.flight = lane.flight, None
-            assert chunk is not None
-            del self._in_flight[lane]
-            _count(self.counters.batches, lane.topic, 1)
-            if not self._durable:  # the other lanes of the same request are told together with this one
-                self._loop.call_soon(self._tell)
-            self._durable.append((lane.topic, chunk))
-            if self._broken:
-                self._wake.set()
-            elif lane.queue and self._timer is None:
-                self._schedule()
+    def _durable(self, lane: _Lane) -> None:
+        assert lane.flight is not None
+        self.last_error = None
+        self._delay = _SHORTEST_S
+        self._told.append((lane.topic, lane.flight))
+        lane.flight = lane.batch = None
+        _count(self.counters.batches, lane.topic, 1)
 
-    def _failed(self, lane: _Lane, error: BaseException) -> None:
-        """Take back a batch after a fault that aiokafka does not retry; its numbers have a hole now: replace it."""
-        chunk, lane.flight = lane.flight, None
-        assert chunk is not None
-        self._in_flight.pop(lane, None)
+    def _again(self, lane: _Lane, error: KafkaError) -> None:
+        """Keep a batch to be sent again as it is: the broker knows its numbers, should it have it already."""
+        if self.last_error is None:
+            log.warning("kafka takes nothing, trying on: %r", error)
         self.last_error = f"{lane.topic}-{lane.partition}: {error!r}"
-        self._broken = True
-        self._wake.set()
+        lane.again = True
+        lane.not_before = self._loop.time() + self._delay * random.uniform(0.5, 1.5)
+        self._dirty[lane] = None
+        _count(self.counters.retries, lane.topic, 1)
+
+    def _failed(self, producer: Producer, lane: _Lane, error: KafkaError) -> None:
+        """Take back a batch that the broker refuses, or whose numbers are in doubt."""
+        chunk, batch = lane.flight, lane.batch
+        assert chunk is not None
+        assert batch is not None
+        lane.flight = lane.batch = None
+        self.last_error = f"{lane.topic}-{lane.partition}: {error!r}"
         again = [chunk]
         if isinstance(error, _TOO_LARGE):
+            producer.give_back(batch)
             found = list(records_of(chunk.parts, len(chunk.tokens)))
             if len(found) == 1:
                 ((key, value, headers),) = found
@@ -380,14 +405,63 @@ class KafkaSink:
             ]
             again[-1].size += chunk.size - RECORD_OVERHEAD - sum(c.size - RECORD_OVERHEAD for c in again)
         else:
+            self._broken = True
             log.warning("kafka batch failed, sending it again: %s", self.last_error)
         _count(self.counters.retries, lane.topic, 1)
         lane.queue.extendleft(reversed(again))
         self._dirty[lane] = None
 
+    async def _ask_who_leads(self, producer: Producer) -> None:
+        self._delay = min(2 * self._delay, _LONGEST_S)
+        await producer.refresh()
+        if self._dirty and self._timer is None:
+            self._schedule(_SHORTEST_S)
+
+    async def _renew(self, producer: Producer) -> None:
+        """Go on as a new producer; what has numbers of the old one gets new ones."""
+        self.counters.renewals += 1
+        for lane in self._lanes.values():
+            if lane.flight is not None:
+                lane.queue.appendleft(lane.flight)
+                lane.flight, lane.batch, lane.again = None, None, False
+        while True:
+            try:
+                await producer.renew()
+            except (KafkaError, OSError) as e:
+                self.last_error = f"no new producer id from Kafka at {self._bootstrap}: {e!r}"
+                await asyncio.sleep(self._delay * random.uniform(0.5, 1.5))
+                self._delay = min(2 * self._delay, _LONGEST_S)
+            else:
+                break
+        self._broken = False
+        if self._timer is None:
+            self._schedule()
+
+    async def _connect(self) -> Producer:
+        delay = 2 * _SHORTEST_S
+        while True:
+            producer = Producer(self._bootstrap, self._client_id, REQUEST_TIMEOUT_MS)
+            try:
+                async with asyncio.timeout(10.0):
+                    await producer.start()
+            except asyncio.CancelledError:
+                await close(producer)
+                raise
+            except Exception as e:  # noqa: BLE001 - Kafka is away, or is just starting: try for ever
+                await close(producer)
+                self.last_error = f"cannot reach Kafka at {self._bootstrap}: {e!r}"
+                log.warning("%s", self.last_error)
+                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                delay = min(delay * 2, _LONGEST_S)
+            else:
+                self.last_error = None
+                return producer
+
+    # -- what became of records
+
     def _tell(self) -> None:
         """Report what has become durable."""
-        done, self._durable = self._durable, []
+        done, self._told = self._told, []
         tokens: list[int] = []
         size = 0
         for topic, chunk in done:
@@ -414,71 +488,12 @@ class KafkaSink:
             if not self._records:
                 self._idle.set()
 
-    def _look_for_stuck(self) -> None:
-        now = self._loop.time()
-        stuck = [lane for lane in self._in_flight if now - lane.since > self._stuck]
-        if not stuck:
-            return
-        self._era += 1  # what the old producer still says is stale
-        for lane in list(self._in_flight):
-            self._failed(lane, BrokerError(f"no answer from Kafka for {self._stuck:.0f} s"))
-
-    async def _rebuild(self) -> None:
-        self.counters.rebuilds += 1
-        self._era += 1
-        await self._close_producer()
-        await self._connect()
-        self._broken = False
-
-    async def _connect(self) -> None:
-        delay = 0.1
-        while True:
-            producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap,
-                client_id=self._client_id,
-                enable_idempotence=True,
-                acks="all",
-                max_batch_size=self._max_batch,
-                max_request_size=4 * self._max_batch,
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-                retry_backoff_ms=50,
-            )
-            try:
-                async with asyncio.timeout(10.0):
-                    await producer.start()
-            except asyncio.CancelledError:
-                await _close(producer)
-                raise
-            except Exception as e:  # noqa: BLE001 - Kafka is away, or is just starting: try for ever
-                await _close(producer)
-                self.last_error = f"cannot reach Kafka at {self._bootstrap}: {e!r}"
-                log.warning("%s", self.last_error)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-                delay = min(delay * 2, 3.0)
-            else:
-                self._producer = producer
-                return
-
-    async def _close_producer(self) -> None:
-        if self._producer is not None:
-            await _close(self._producer)
-            self._producer = None
-
-    def _pump_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self.last_error = f"sink stopped: {task.exception()!r}"
-            self._loop.call_exception_handler({"message": "kafka sink stopped", "exception": task.exception()})
-
-
-async def _close(producer: Any) -> None:
-    """Close a producer, however broken: its own stop() would wait for ever for what it can no longer send."""
-    with suppress(Exception):
-        async with asyncio.timeout(2.0):
-            await producer.stop()
-        return
-    with suppress(Exception):
-        async with asyncio.timeout(2.0):
-            await producer.client.close()
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            self.last_error = f"sink stopped: {error!r}"
+            self._loop.call_exception_handler({"message": "kafka sink stopped", "exception": error})
 
 
 def _count(counter: dict[str, int], topic: str, n: int) -> None:

@@ -32,7 +32,8 @@ F_SET = 8  # line of sets with its partitions, -1 where the position decides
 F_MOVES = 9  # the position of each message decides
 F_LANE = 10  # the lane of its Kafka topic's partition 0; -1: not for ``lay_out``
 F_BOOT, F_SEQ = 11, 12  # of its newest message
-FACTS: Final = 13
+F_LAT, F_LON, F_LAST = 13, 14, 15  # where a device stood that is not in the zone map, and the set found for that place
+FACTS: Final = 16
 
 MORE, OTHER, FULL = 0, 1, 2  # why a scan ended: bytes are missing, a packet for the codec, no room for rows
 UNRESOLVED, NOWHERE = -1, -2  # routes
@@ -238,7 +239,9 @@ def route(which, facts, reason, envelopes, cells, where):
             continue
         where[i] = facts[line, F_SET]
         lat, lon = envelopes[3, i], envelopes[4, i]
-        if facts[line, F_MOVES] and where[i] < 0 and lat <= LAT_MAX and lon <= LON_MAX:
+        if where[i] < 0 and not facts[line, F_MOVES] and lat == facts[line, F_LAT] and lon == facts[line, F_LON]:
+            where[i] = facts[line, F_LAST]
+        elif where[i] < 0 and facts[line, F_MOVES] and lat <= LAT_MAX and lon <= LON_MAX:
             key = _cell(lat, lon)
             slot = _cell_slot(key, mask)
             while cells[1, slot] >= 0:

@@ -23,6 +23,7 @@ from v2x.devices import DeviceTable
 from v2x.ledger import AckLedger
 from v2x.pseudonym import vehicle_key
 from v2x.quarantine import Quarantine
+from v2x.routing import known_position
 from v2x.timerules import TimeRules, TimeVerdict
 from v2x.topics import DEADLETTER, GANTRY, HEADER_COPY, HEADER_RX, OBSERVATIONS, MessageClass
 from v2x.zones import partition_of
@@ -275,9 +276,12 @@ class Pipeline:
         where = np.empty(n, np.int64)
         if k.route(taken.which, topics.facts, judged.reason, judged.envelopes, routes.cells, where):
             for i in np.flatnonzero(where == k.UNRESOLVED).tolist():
-                topic = topics[int(taken.which[i])]
+                line = int(taken.which[i])
+                topic = topics[line]
                 lat, lon = judged.envelopes[3:, i].tolist()
                 where[i] = routes.place(topic.device, lat, lon, moves=topic.moves)
+                if not topic.moves and known_position(lat, lon):
+                    topics.facts[line, k.F_LAT : k.F_LAST + 1] = lat, lon, where[i]
         rows = np.empty((n * (routes.sets.shape[1] - 1), ROW_COLUMNS), np.int64)
         used, copies = np.zeros(len(topics.lanes), np.int64), np.empty(n, np.int64)
         heap = np.frombuffer(taken.batch.heap, np.uint8)

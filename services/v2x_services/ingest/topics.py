@@ -136,6 +136,7 @@ class TopicTable:
         if topic.row is not None:
             facts[k.F_LANE] = self._first_lane.get(topic.row.kafka, -1)
         facts[k.F_BOOT] = facts[k.F_SEQ] = -1
+        facts[k.F_LAT] = facts[k.F_LON] = facts[k.F_LAST] = k.UNRESOLVED
         self._topics.append(topic)
         self._size = size + len(raw)
         k.enter(self._slots, self.facts, line, line + 1)
