@@ -22,18 +22,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Final
 
 import numpy as np
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from v2x.errors import BrokerError
 
-from v2x_services.batches import RECORD_OVERHEAD, headers_bytes, record_bytes, records_of, room, write
+from v2x_services.lanes import Chunk, Lane, Lanes
 from v2x_services.ports import NO_TOKEN, Completion, Headers, RecordRefused, Refused, Rows
 from v2x_services.producer import Batch, Producer, close
 
@@ -44,38 +42,6 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 _SHORTEST_S: Final = 0.05  # between two tries, growing
 _LONGEST_S: Final = 2.0
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
-
-
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    """Records that go to one partition together, written already."""
-
-    parts: list[bytes | memoryview] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    size: int = RECORD_OVERHEAD
-    alone: bool = False  # takes no more records
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """What goes to one partition."""
-
-    topic: str
-    partition: int
-    queue: deque[_Chunk] = field(default_factory=deque)
-    flight: _Chunk | None = None
-    batch: Batch | None = None  # of the flight
-    again: bool = False  # the flight waits to be sent again
-    not_before: float = 0.0
-
-    def open(self, size: int, most: int) -> _Chunk:
-        """Return the chunk that takes ``size`` bytes more."""
-        if self.queue:
-            last = self.queue[-1]
-            if not last.alone and last.size + size <= most:
-                return last
-        self.queue.append(_Chunk())
-        return self.queue[-1]
 
 
 @dataclass(slots=True)
@@ -110,19 +76,9 @@ class KafkaSink:
         self._client_id = client_id
         self._linger = linger_s
         self._max_batch = max_batch
-        self._max_pending = max_pending
-        self._lanes: dict[tuple[str, int], _Lane] = {}
-        self._rows_for: Sequence[tuple[str, int]] | None = None
-        self._rows_lanes: list[_Lane] = []
-        self._told: list[tuple[str, _Chunk]] = []  # durable, to be told
-        self._dirty: dict[_Lane, None] = {}  # lanes with something to send, in the order in which they got it
+        self._lanes = Lanes(max_batch, max_pending)
+        self._told: list[tuple[str, Chunk]] = []  # durable, to be told
         self._busy: set[int] = set()  # brokers with a request under way
-        self._bytes = 0
-        self._records = 0
-        self._room = asyncio.Event()
-        self._room.set()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._flushed_at = 0.0
         self._delay = _SHORTEST_S
@@ -135,12 +91,12 @@ class KafkaSink:
     @property
     def pending_bytes(self) -> int:
         """Bytes appended and neither durable nor refused."""
-        return self._bytes
+        return self._lanes.bytes
 
     @property
     def pending_records(self) -> int:
         """Records appended and neither durable nor refused."""
-        return self._records
+        return self._lanes.records
 
     def partitions(self, topic: str) -> int:
         """Return how many partitions ``topic`` has; KeyError for a topic not named at the start."""
@@ -171,84 +127,28 @@ class KafkaSink:
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers, token: int) -> None:
         """Queue one record."""
-        lane = self._lane(topic, partition)
-        size = len(value) + RECORD_OVERHEAD + (len(key) if key else 0)
-        for name, content in headers:
-            size += len(name) + len(content) + 4
-        self._took(1, size)
-        if size > self._max_batch:
+        size, kept = self._lanes.append(topic, partition, key, value, headers, token)
+        if not kept:
             text = f"record of {size} bytes is over Kafka's limit of {self._max_batch} for {topic}"
             error = RecordRefused(text, [Refused(topic, key, value, headers)])
             self._loop.call_soon(self._settle, topic, [token], size, error)
-            return
-        chunk = lane.open(size, self._max_batch)
-        chunk.parts.append(record_bytes(len(chunk.tokens), key, value, headers))
-        chunk.tokens.append(token)
-        chunk.size += size
-        self._dirty[lane] = None
-        if self._timer is None:
+        elif self._timer is None:
             self._schedule()
 
     def append_rows(self, rows: Rows) -> None:
         """Queue many records: written in one go, one part a lane."""
-        data = rows.data
-        n = len(data)
+        n = len(rows.data)
         if not n:
             return
-        ends = [headers_bytes(h) for h in rows.headers]
-        need = room(data, max(map(len, ends)))
-        if need + RECORD_OVERHEAD > self._max_batch:
-            self._append_halves(rows)
-            return
-        if self._rows_for is not rows.lanes:
-            self._rows_for = rows.lanes
-            self._rows_lanes = [self._lane(topic, partition) for topic, partition in rows.lanes]
-        lanes = self._rows_lanes
-        chunks = [lane.queue[-1] if lane.queue else None for lane in lanes]
-        most = self._max_batch - need
-        table = np.zeros((len(lanes), 5), np.int64)
-        table[:, 0] = [len(c.tokens) if c is not None and not c.alone and c.size <= most else 0 for c in chunks]
-        out, tokens = np.empty(need, np.uint8), np.empty(n, np.int64)
-        split = np.array([0, *accumulate(map(len, ends))], np.int64)
-        heap = np.frombuffer(rows.heap, np.uint8)
-        write(heap, data, np.frombuffer(b"".join(ends), np.uint8), split, out, table, tokens)
-        whole, told = out.data, tokens.tolist()
-        total = 0
-        for lane, (before, begin, size, records, first) in zip(lanes, table.tolist(), strict=True):
-            if records:
-                chunk = lane.queue[-1] if before else lane.open(most + 1, most)
-                chunk.parts.append(whole[begin : begin + size])
-                chunk.tokens += told[first : first + records]
-                chunk.size += size
-                total += size
-                self._dirty[lane] = None
-        self._took(n, total)
-        if self._timer is None:
-            self._schedule()
-
-    def _append_halves(self, rows: Rows) -> None:
-        """Take rows that are too many for one batch in two goes, a single one as any other record."""
-        half = len(rows.data) // 2
-        if half:
-            for some in (rows.data[:half], rows.data[half:]):
+        if self._lanes.append_rows(rows):
+            if self._timer is None:
+                self._schedule()
+        elif n == 1:
+            for record in rows.records():
+                self.append(*record)
+        else:  # too many for one batch
+            for some in (rows.data[: n // 2], rows.data[n // 2 :]):
                 self.append_rows(Rows(rows.lanes, rows.heap, np.ascontiguousarray(some), rows.headers))
-            return
-        for record in rows.records():
-            self.append(*record)
-
-    def _lane(self, topic: str, partition: int) -> _Lane:
-        lane = self._lanes.get((topic, partition))
-        if lane is None:
-            lane = self._lanes[topic, partition] = _Lane(topic, partition)
-        return lane
-
-    def _took(self, records: int, size: int) -> None:
-        if not self._records:
-            self._idle.clear()
-        self._records += records
-        self._bytes += size
-        if self._bytes >= self._max_pending:
-            self._room.clear()
 
     def flush(self) -> None:
         """Send what is queued now."""
@@ -258,12 +158,12 @@ class KafkaSink:
 
     async def room(self) -> None:
         """Wait until ``pending_bytes`` is below ``max_pending``."""
-        await self._room.wait()
+        await self._lanes.room.wait()
 
     async def drain(self) -> None:
         """Wait until nothing is pending."""
         self.flush()
-        await self._idle.wait()
+        await self._lanes.idle.wait()
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """Drain for at most ``drain_s`` seconds, then close."""
@@ -296,10 +196,10 @@ class KafkaSink:
         if self._group is None or self._producer is None or self._broken:
             return
         now = self._flushed_at = self._loop.time()
-        work: dict[int, list[_Lane]] = {}
+        work: dict[int, list[Lane]] = {}
         wait = 0.0
         nowhere = False
-        for lane in self._dirty:
+        for lane in self._lanes.dirty:
             if lane.flight is not None and not lane.again:
                 continue
             if lane.not_before > now:
@@ -326,7 +226,7 @@ class KafkaSink:
             self._flush_due()
             await self._loop.create_future()  # until it is cancelled
 
-    async def _request(self, producer: Producer, node: int, lanes: list[_Lane]) -> None:
+    async def _request(self, producer: Producer, node: int, lanes: list[Lane]) -> None:
         batches = [self._take(producer, lane) for lane in lanes]
         errors: Sequence[KafkaError | None]
         try:
@@ -350,20 +250,20 @@ class KafkaSink:
         if self._broken:
             if not self._busy:
                 await self._renew(producer)
-        elif self._dirty and self._timer is None:
+        elif self._lanes.dirty and self._timer is None:
             self._schedule()
 
-    def _take(self, producer: Producer, lane: _Lane) -> Batch:
+    def _take(self, producer: Producer, lane: Lane) -> Batch:
         """Return what a lane sends now: what was sent before without success, or the next chunk."""
         if lane.batch is None:
             lane.flight = lane.queue.popleft()
             lane.batch = producer.batch(lane.topic, lane.partition, lane.flight.parts, len(lane.flight.tokens))
         lane.again = False
         if not lane.queue:
-            del self._dirty[lane]
+            del self._lanes.dirty[lane]
         return lane.batch
 
-    def _durable(self, lane: _Lane) -> None:
+    def _durable(self, lane: Lane) -> None:
         assert lane.flight is not None
         self.last_error = None
         self._delay = _SHORTEST_S
@@ -371,17 +271,17 @@ class KafkaSink:
         lane.flight = lane.batch = None
         _count(self.counters.batches, lane.topic, 1)
 
-    def _again(self, lane: _Lane, error: KafkaError) -> None:
+    def _again(self, lane: Lane, error: KafkaError) -> None:
         """Keep a batch to be sent again as it is: the broker knows its numbers, should it have it already."""
         if self.last_error is None:
             log.warning("kafka takes nothing, trying on: %r", error)
         self.last_error = f"{lane.topic}-{lane.partition}: {error!r}"
         lane.again = True
         lane.not_before = self._loop.time() + self._delay * random.uniform(0.5, 1.5)
-        self._dirty[lane] = None
+        self._lanes.dirty[lane] = None
         _count(self.counters.retries, lane.topic, 1)
 
-    def _failed(self, producer: Producer, lane: _Lane, error: KafkaError) -> None:
+    def _failed(self, producer: Producer, lane: Lane, error: KafkaError) -> None:
         """Take back a batch that the broker refuses, or whose numbers are in doubt."""
         chunk, batch = lane.flight, lane.batch
         assert chunk is not None
@@ -391,36 +291,30 @@ class KafkaSink:
         again = [chunk]
         if isinstance(error, _TOO_LARGE):
             producer.give_back(batch)
-            found = list(records_of(chunk.parts, len(chunk.tokens)))
-            if len(found) == 1:
-                ((key, value, headers),) = found
-                text = f"Kafka refuses a record of {len(value)} bytes for {lane.topic}: {error!r}"
-                reason = RecordRefused(text, [Refused(lane.topic, key, value, headers)])
-                self._settle(lane.topic, chunk.tokens, chunk.size - RECORD_OVERHEAD, reason)
+            apart = chunk.apart(lane.topic)
+            if len(apart) == 1:
+                refused = apart[0][1]
+                text = f"Kafka refuses a record of {len(refused.value)} bytes for {lane.topic}: {error!r}"
+                self._settle(lane.topic, chunk.tokens, chunk.bytes, RecordRefused(text, [refused]))
                 return
-            # One of them is the culprit: each goes alone. Together they count for the bytes that the chunk counted for.
-            again = [
-                _Chunk([record_bytes(0, key, value, headers)], [token], RECORD_OVERHEAD + len(value), alone=True)
-                for (key, value, headers), token in zip(found, chunk.tokens, strict=True)
-            ]
-            again[-1].size += chunk.size - RECORD_OVERHEAD - sum(c.size - RECORD_OVERHEAD for c in again)
+            again = [one for one, _ in apart]  # one of them is the culprit: each goes alone
         else:
             self._broken = True
             log.warning("kafka batch failed, sending it again: %s", self.last_error)
         _count(self.counters.retries, lane.topic, 1)
         lane.queue.extendleft(reversed(again))
-        self._dirty[lane] = None
+        self._lanes.dirty[lane] = None
 
     async def _ask_who_leads(self, producer: Producer) -> None:
         self._delay = min(2 * self._delay, _LONGEST_S)
         await producer.refresh()
-        if self._dirty and self._timer is None:
+        if self._lanes.dirty and self._timer is None:
             self._schedule(_SHORTEST_S)
 
     async def _renew(self, producer: Producer) -> None:
         """Go on as a new producer; what has numbers of the old one gets new ones."""
         self.counters.renewals += 1
-        for lane in self._lanes.values():
+        for lane in self._lanes.all.values():
             if lane.flight is not None:
                 lane.queue.appendleft(lane.flight)
                 lane.flight, lane.batch, lane.again = None, None, False
@@ -467,7 +361,7 @@ class KafkaSink:
         for topic, chunk in done:
             _count(self.counters.records, topic, len(chunk.tokens))
             tokens += chunk.tokens
-            size += chunk.size - RECORD_OVERHEAD
+            size += chunk.bytes
         self._report(tokens, size, None)
 
     def _settle(self, topic: str, tokens: list[int], size: int, error: RecordRefused) -> None:
@@ -476,17 +370,13 @@ class KafkaSink:
         self._report(tokens, size, error)
 
     def _report(self, tokens: list[int], size: int, error: RecordRefused | None) -> None:
-        self._records -= len(tokens)
-        self._bytes -= size
-        if self._bytes < self._max_pending:
-            self._room.set()
+        self._lanes.left(len(tokens), size)
         try:
             wanted = [token for token in tokens if token != NO_TOKEN]
             if wanted:
                 self._on_done(wanted, error)
         finally:
-            if not self._records:
-                self._idle.set()
+            self._lanes.settled()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

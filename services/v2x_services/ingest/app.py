@@ -123,7 +123,6 @@ class Ingest:
                 s.kafka_bootstrap,
                 WRITES,
                 client_id=f"{s.ingest_id}-{SESSION_NAMES[kind]}",
-                linger_s=s.flush_ms / 1000,
                 max_pending=s.pending_bytes,
             )
             await self._sinks[kind].connect()
@@ -169,6 +168,7 @@ class Ingest:
             client_id=f"v2x-{s.ingest_id}-0-{SESSION_NAMES[kind]}",
             filters=FILTERS[kind],
             receive_maximum=s.receive_maximum,
+            pace_s=s.pace_ms / 1000,
             session_expiry_s=s.session_expiry_s,
             username=s.mqtt_username,
             password=s.mqtt_password,

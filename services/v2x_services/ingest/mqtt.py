@@ -51,7 +51,7 @@ class MqttConfig:
     username: str = ""
     password: str = ""
     keep_alive_s: int = 20
-    pace_s: float = 0.003
+    pace_s: float = 0.004
 
 
 class MqttSource:
