@@ -6,13 +6,14 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 
+import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from v2x.errors import BrokerError
 
 from v2x_services.kafka import KafkaSink
-from v2x_services.ports import NO_TOKEN, LogSink, RecordRefused
+from v2x_services.ports import NO_TOKEN, ROW_COLUMNS, LogSink, RecordRefused, Rows
 from v2x_services.testing import FakeSink, Written
 
 PARTITIONS = 3
@@ -103,6 +104,46 @@ async def test_writes_in_order_and_reports_each_token_once(world: World) -> None
         assert rows[0] == Written(b"k", b"%d" % p, (("rx", b"12345678"),))
         tokens = [t for t, _ in world.done if t % PARTITIONS == p]
         assert tokens == sorted(tokens)
+
+
+async def test_rows_go_where_single_records_go_and_in_between(world: World) -> None:
+    lanes = tuple((world.topic, p) for p in range(PARTITIONS))
+    headers = ([("rx", b"12345678")], [("rx", b"12345678"), ("copy", b"1")])
+    expected: list[list[Written]] = [[] for _ in lanes]
+    token = 0
+    for step in range(30):
+        heap, data = bytearray(), np.zeros((40, ROW_COLUMNS), np.int64)
+        for i in range(40):
+            lane, kind, body = (step + i) % PARTITIONS, i % 2, b"%d" % token * (i + 1)
+            data[i] = lane, len(heap), 2, len(heap) + 2, len(body), 9, kind, token
+            heap += b"ab" + body
+            expected[lane].append(Written(b"ab", b"\0\0\0\0\x09" + body, tuple(headers[kind])))
+            token += 1
+        world.sink.append_rows(Rows(lanes, bytes(heap), data, headers))
+        if step % 3 == 0:
+            world.sink.append(world.topic, 1, None, b"single", [], token)
+            expected[1].append(Written(None, b"single", ()))
+            token += 1
+        if step % 10 == 5:
+            await asyncio.sleep(0)
+    await world.sink.drain()
+    assert sorted(world.done) == [(i, None) for i in range(token)]
+    assert world.sink.pending_bytes == 0
+    for p in range(PARTITIONS):
+        assert await world.read(p) == expected[p]
+
+
+async def test_rows_beyond_a_batch_are_taken_in_parts_and_one_too_large_is_refused(world: World) -> None:
+    size = 300_000
+    heap, data = bytes(8 * size), np.zeros((8, ROW_COLUMNS), np.int64)
+    data[:, 3], data[:, 4], data[:, 7] = np.arange(8) * size, size, np.arange(8)
+    world.sink.append_rows(Rows(((world.topic, 0),), heap, data, ([],)))
+    big = np.array([[0, 0, 0, 0, 2 << 20, 1, 0, 99]], np.int64)
+    world.sink.append_rows(Rows(((world.topic, 0),), heap, big, ([],)))
+    await world.sink.drain()
+    assert sorted(world.done) == [*((i, None) for i in range(8)), (99, RecordRefused)]
+    assert [len(r.value) for r in await world.read(0)] == [size + 5] * 8
+    assert world.sink.pending_bytes == 0
 
 
 async def test_reports_nothing_from_inside_append(world: World) -> None:

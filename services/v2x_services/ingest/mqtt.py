@@ -267,7 +267,7 @@ class _Link(asyncio.Protocol):
                 rows = np.vstack((rows, np.empty_like(rows)))
                 continue
             try:
-                packet, size = mqtt5.read(view[at : at + need])
+                packet, size = _read(view[at : at + need])
             except (ValueError, IndexError) as e:
                 self._fail(f"the broker sent what is not MQTT 5: {e}")
                 return False
@@ -350,6 +350,16 @@ class _Link(asyncio.Protocol):
 
 def _same(link: _Link) -> _Link:
     return link
+
+
+def _read(view: memoryview) -> tuple[Any, int]:
+    """Read a packet by the codec; ValueError or IndexError if it is none."""
+    try:
+        return mqtt5.read(view)
+    except BaseException as e:
+        if type(e).__name__ == "PanicException":  # what mqtt5 0.8 makes of text that is not UTF-8
+            raise ValueError("text that is not UTF-8") from None
+        raise
 
 
 def _subscribe(filters: Sequence[str]) -> bytes:
