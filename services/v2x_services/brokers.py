@@ -113,6 +113,11 @@ class Broker(Process):
                 raise BrokerError(msg) from e
 
 
+# The second compiler and the concurrent collector take more of two cores than they give: measured at 17,000 records/s,
+# 22 µs CPU a record in the first minute and 7 after it; with these flags 10 and 4.
+_JVM: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+
 class Kafka(Broker):
     """One KRaft node, broker and controller in one process, heap 512 MiB."""
 
@@ -160,7 +165,7 @@ class Kafka(Broker):
             ),
             "utf-8",
         )
-        run = [java, f"-Xmx{self._heap}", "-Dlog4j2.level=WARN", "-cp", f"{libs}/*"]
+        run = [java, *_JVM, f"-Xmx{self._heap}", "-Dlog4j2.level=WARN", "-cp", f"{libs}/*"]
         if not (data / "meta.properties").exists():
             command = [
                 *run,

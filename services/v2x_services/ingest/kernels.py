@@ -155,6 +155,27 @@ def find(heap, rows, seed, slots, facts, names, which):
     return missing
 
 
+@_kernel(nb.types.UniTuple(_INT, 2)(_GRID, _LIST, _GRID, _INT))
+def tally(rows, which, facts, session):
+    """Return the bytes of messages, and how many of them another session takes."""
+    size = others = 0
+    for i in range(rows.shape[0]):
+        size += rows[i, 3]
+        others += facts[which[i], F_SESSION] != session
+    return size, others
+
+
+@_kernel(nb.void(_GRID, _LIST, _GRID, nb.int32[:, ::1], _GRID, nb.boolean[::1]))
+def gather(rows, which, facts, known, spans, retained):
+    """Fill in columns: schema and device number in ``known`` (2, n), the payload's ``spans`` (2, n), ``retained``."""
+    for i in range(rows.shape[0]):
+        known[0, i] = facts[which[i], F_SCHEMA]
+        known[1, i] = facts[which[i], F_NUMBER]
+        spans[0, i] = rows[i, 2]
+        spans[1, i] = rows[i, 3]
+        retained[i] = rows[i, 5] != 0
+
+
 @_kernel(_INT(_HEAP, _INT, _INT, _INT))
 def hash_of(heap, at, size, seed):
     """Return the hash of a topic."""

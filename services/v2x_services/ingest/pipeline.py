@@ -40,9 +40,6 @@ from v2x_services.ingest.ticks import Silence
 from v2x_services.ingest.topics import Place, Topic, TopicTable
 from v2x_services.ports import (
     A_PACKET_ID,
-    A_PAYLOAD,
-    A_RETAINED,
-    A_SIZE,
     ROW_COLUMNS,
     Arrivals,
     Clock,
@@ -172,15 +169,16 @@ class Pipeline:
         """Judge a batch and hand it on."""
         rows, shared = batch.rows, self._shared
         first = self.ledger.take(batch.epoch, rows[:, A_PACKET_ID], batch.rx_us)
-        self.counts.took(len(rows), int(rows[:, A_SIZE].sum()))
         which = shared.topics.find(batch)
         shared.forget()
         tokens = np.arange(first, first + len(rows), dtype=np.int64)
-        ours = shared.topics.facts[which, k.F_SESSION] == self.kind
-        if ours.all():
+        size, others = k.tally(rows, which, shared.topics.facts, self.kind)
+        self.counts.took(len(rows), size)
+        if not others:
             self._judge(Taken(batch, rows, which, tokens))
         else:
             self._settled = True
+            ours = shared.topics.facts[which, k.F_SESSION] == self.kind
             aside = tokens[~ours]
             self.ledger.decide(aside, self.counts.elsewhere)
             self.ledger.settle(aside)
@@ -195,14 +193,13 @@ class Pipeline:
 
     def _judge(self, taken: Taken) -> None:
         shared, rows, rx_us = self._shared, taken.rows, taken.batch.rx_us
-        facts = shared.topics.facts[taken.which]
-        expect = facts[:, k.F_SCHEMA].astype(np.int32)
-        numbers = facts[:, k.F_NUMBER].astype(np.int32)
-        spans = np.ascontiguousarray(rows[:, A_PAYLOAD : A_SIZE + 1].T)
+        n = len(rows)
+        known, spans, retained = np.empty((2, n), np.int32), np.empty((2, n), np.int64), np.empty(n, np.bool_)
+        k.gather(rows, taken.which, shared.topics.facts, known, spans, retained)
+        expect, numbers = known
         judged = self._columns(shared.decoder.decode_spans(taken.batch.heap, spans, expect), taken)
         judged.reason[expect < 0] = _UNKNOWN_TOPIC
         mono_ms = shared.clock.monotonic_us() // 1000
-        retained = rows[:, A_RETAINED] != 0
         good = judged.reason == 0
         if good.all():
             judged.reason = _TIME_REASONS[
