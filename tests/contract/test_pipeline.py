@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from tests.integration.ingest_world import CODEC, REGISTRY, ZONES, record
 from v2x.columns import Decoder
@@ -172,6 +173,38 @@ async def test_more_devices_than_the_table_holds_are_no_harm(bench: Bench) -> No
     assert bench.count("v2x_ingest_forwarded_total") == 300
     assert bench.count("v2x_ingest_dead_letters_total") == 300
     assert len(bench.shared.devices) <= 64
+    assert bench.balanced()
+
+
+async def test_a_vehicle_goes_where_its_position_is_and_a_box_nobody_knows_where_it_stands(bench: Bench) -> None:
+    """Against the router, message by message; places and devices come back, so that what is remembered is used too."""
+    router = Router(ZoneMap.parse(ZONES), PARTITIONS)
+    rng = np.random.default_rng(7)
+    wanted: dict[tuple[str, int], tuple[int, ...]] = {}
+    for seq in range(40):
+        messages = []
+        for i in range(12):
+            lat, lon = (int(x) for x in rng.integers((310_000_000, 1_200_900_000), (311_000_000, 1_201_100_000)))
+            if seq % 5 == 4:
+                lat, lon = 900_000_001, 1_800_000_001  # unavailable
+            kind, device = ("bsm", f"OBU-{i}") if i < 8 else ("rsm", f"BOX-{i}")
+            names = ("lat", "lon") if kind == "bsm" else ("ref_lat", "ref_lon")
+            made = record(kind, device, seq, ts_ms=bench.clock.us // 1000, **dict(zip(names, (lat, lon), strict=True)))
+            messages.append((uplink_topic("obu" if i < 8 else "rsu", device, kind), CODEC.encode_mqtt(kind, made)))
+            wanted[device, seq] = router.place(device, lat, lon, moves=i < 8)
+        bench.deliver(*messages)
+    await bench.sink.drain()
+    assert bench.count("v2x_ingest_forwarded_total") == len(wanted)
+    found: dict[tuple[str, int], list[int]] = {}
+    for (topic, partition), rows in bench.sink.log.items():
+        assert topic == OBSERVATIONS
+        for row in rows:
+            _, made = CODEC.decode_kafka(row.value)
+            assert row.key == made["device"].encode()
+            first = "copy" not in dict(row.headers)
+            found.setdefault((made["device"], made["seq"]), []).insert(0 if first else 9, partition)
+    assert {k: (v[0], set(v[1:])) for k, v in found.items()} == {k: (v[0], set(v[1:])) for k, v in wanted.items()}
+    assert len({v[0] for v in wanted.values()}) > 1
     assert bench.balanced()
 
 
