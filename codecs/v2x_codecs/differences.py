@@ -34,7 +34,8 @@ class Difference:
     body: bytes
     at: int  # offset in the example's body that we give
     theirs: Any  # what fastavro makes of the field
-    varint: tuple[int, int] = (1, 1 << 30)  # bytes, from and to, that the field's first varint has
+    varint: tuple[int, int] = (1, 1 << 30)  # bytes, from and to, that the varint at fault has
+    nth: int = 0  # which varint from ``at`` on that is: a block of items has its size behind its count
 
 
 def _array(**limits: int) -> dict[str, Any]:
@@ -67,6 +68,17 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
     Difference(
         "a length or an item count in 10 bytes with bits beyond 64, or in more", Verdict.BAD_VARINT, _COUNTED,
         {"type": "string"}, b"\x82" + _PAD * 9 + b"\x00a", 0, "a", (_LONG_BYTES, 1 << 30),
+    ),
+    Difference(
+        "the size of a block of items in 10 bytes with bits beyond 64, or in more",
+        Verdict.BAD_VARINT,
+        _ARRAY,
+        _array(),
+        b"\x01\x82" + _PAD * 9 + b"\x00\x02\x00",
+        0,
+        [1],
+        (_LONG_BYTES, 1 << 30),
+        1,
     ),
     Difference(
         "the index of an enum's symbol in 6 bytes or more", Verdict.BAD_VARINT, frozenset({Kind.ENUM}), _ENUM,
@@ -105,10 +117,11 @@ DIFFERENCES: Final[tuple[Difference, ...]] = (
 
 def explain(verdict: Verdict, kind: Kind | None, data: bytes, at: int) -> Difference | None:
     """Return why fastavro takes what we refuse with ``verdict`` at ``at`` in a field of ``kind``; None: a bug."""
-    size = varint_size(data, at)
+    first = varint_size(data, at)
+    sizes = (first, varint_size(data, at + first))
     for row in DIFFERENCES:
         fits = kind in row.kinds if kind is not None else not row.kinds
-        if row.verdict is verdict and fits and row.varint[0] <= size <= row.varint[1]:
+        if row.verdict is verdict and fits and row.varint[0] <= sizes[row.nth] <= row.varint[1]:
             return row
     return None
 

@@ -54,17 +54,31 @@ def ingest(
     closed: Annotated[bool, typer.Option(help="Measure the capacity.")] = True,
     opened: Annotated[bool, typer.Option("--open/--no-open", help="Measure the latency.")] = True,
     durability: Annotated[bool, typer.Option(help="See whether PUBACK waits for Kafka.")] = True,
-    pin: Annotated[bool, typer.Option(help="The forwarder on a core of its own.")] = True,
+    pin: Annotated[bool, typer.Option(help="The forwarder on a core of its own, all else on the others.")] = True,
+    cores: Annotated[int, typer.Option(min=0, help="Everything on the first so many cores; 0: on all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
 ) -> None:
-    """MQTT to Kafka: our ingest and its peers in turns, capacity, latency, CPU, and what a kill loses."""
+    """MQTT to Kafka: our ingest and its peers in turns, capacity, latency, CPU, and what a kill loses.
+
+    Latency of ours alone, everything on the same two cores:
+
+      v2x bench ingest --peers none --no-pin --cores 2 --no-closed --no-durability --rate 17000
+
+    and with --rate 100. Any other command takes part by an adapter file:
+
+      name = "my bridge"
+      what = "version 2, one worker"
+      command = ["my-bridge", "--mqtt", "{mqtt_host}:{mqtt_port}", "--filter", "{filter}", "--kafka", "{kafka}",
+      "--topic", "{topic}", "--client-id", "{client_id}"]
+      payload = "raw"   (the bytes as they came; or "influx": base64 in a field of a line)
+    """
     from v2x_loadtest.bench import ingest_report  # noqa: PLC0415
     from v2x_loadtest.bench.ingest import IngestOptions, run  # noqa: PLC0415
     from v2x_loadtest.bench.peers import chosen  # noqa: PLC0415
 
     options = IngestOptions(
-        payload, rate, connections, seconds, warm, rounds, window, partitions, pin, closed, opened, durability
+        payload, rate, connections, seconds, warm, rounds, window, partitions, pin, cores, closed, opened, durability
     )
     console = Console(stderr=as_json)
     picked = chosen(peers, adapter or [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from math import inf, isfinite
 from typing import Any
 
 from rich.console import Console
@@ -46,12 +47,14 @@ def show(report: Report, console: Console) -> None:
             console.print(_table(f"{_title(report)}: {kind}", runs, caption, latency=kind == "open loop"))
             console.print(_counts(f"What became of the messages, {kind}", runs))
     if report.durability:
-        table = Table(title="PUBACK waits for Kafka? (Kafka killed, 1,000 messages, forwarder killed -9, both back)")
-        for column in ("", "waits", "lost", "repeated"):
+        table = Table(title="PUBACK waits for Kafka? (Kafka killed -9, messages, forwarder killed -9, both back)")
+        for column in ("", "waits", "lost", "repeated", "stayed up", "back after s"):
             table.add_column(column, justify="left" if not column else "right")
         for name, row in report.durability.items():
             waits = "[green]yes[/]" if row["waits"] else "[red]no[/]"
-            table.add_row(name, waits, f"{row['lost']:,} of {row['published']:,}", f"{row['repeated']:,}")
+            lost = f"{row['lost']:,} of {row['acknowledged']:,}"
+            stayed = "yes" if row["stayed_up"] else "no"
+            table.add_row(name, waits, lost, f"{row['repeated']:,}", stayed, f"{row['back_s']:.1f}")
         console.print(table)
     for name, what in report.what.items():
         console.print(f"[dim]{name}: {what}[/]")
@@ -75,11 +78,12 @@ def plot(report: Report) -> str:
     )
     for title, unit, runs, value, digits in rows:
         if runs:
-            charts.append(Chart(title, unit, {n: [value(s) for s in runs[n]] for n in runs}, OURS, digits))
+            drawn = {n: [v for s in runs[n] if isfinite(v := value(s))] for n in runs}
+            charts.append(Chart(title, unit, drawn, OURS, digits))
     notes = [f"{name}: {what}." for name, what in report.what.items()]
     notes += [f"{name}: absent, {why}." for name, why in report.absent.items()]
     notes += [
-        f"{name}: {'no message lost' if row['waits'] else str(row['lost']) + ' of ' + str(row['published']) + ' lost'}"
+        f"{name}: {row['lost']} of {row['acknowledged']} messages lost"
         " when Kafka was dead and the forwarder was killed."
         for name, row in report.durability.items()
     ]
@@ -106,11 +110,17 @@ def _table(title: str, runs: Runs, caption: str, *, latency: bool) -> Table:
 
 def _counts(title: str, runs: Runs) -> Table:
     table = Table(title=title)
-    for column in ("", "acknowledged", "delivered", "too late", "lost", "repeated"):
+    for column in ("", "acknowledged", "delivered", "too late", "lost", "repeated", "start s", "publisher late p99 ms"):
         table.add_column(column, justify="left" if not column else "right")
     for name, samples in runs.items():
         fields = ("acknowledged", "delivered", "undelivered", "lost", "repeated")
-        table.add_row(name, *(f"{sum(getattr(s, field) for s in samples):,}" for field in fields))
+        counts = {field: sum(getattr(s, field) for s in samples) for field in fields}
+        cells = [
+            f"[red]{n:,}[/]" if n and field in {"lost", "undelivered"} else f"{n:,}" for field, n in counts.items()
+        ]
+        table.add_row(
+            name, *cells, _show(samples, lambda s: s.start_s, 1), _show(samples, lambda s: s.late_p99_ms, 1)
+        )  # fmt: skip
     return table
 
 
@@ -120,9 +130,10 @@ def _show(samples: Sequence[Sample], value: Callable[[Sample], float], digits: i
 
 def _spread(spread: Spread, digits: int, rounds: int) -> str:
     """Return the median, and below it the range where there is one."""
-    if rounds == 1:
-        return f"{spread.median:,.{digits}f}"
-    return f"{spread.median:,.{digits}f}\n[dim]{spread.low:,.{digits}f}-{spread.high:,.{digits}f}[/]"
+    median, low, high = (
+        "never" if value == inf else f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high)
+    )
+    return median if rounds == 1 else f"{median}\n[dim]{low}-{high}[/]"
 
 
 def _ratios(runs: Runs) -> dict[str, Spread]:
@@ -142,7 +153,9 @@ def _self_us(sample: Sample) -> float:
 
 
 def _ms(sample: Sample, quantile: str) -> float:
-    return float(sample.latency_ms.get(quantile) or 0.0)
+    """Return a quantile over all messages that were due; inf if it falls on one that never arrived."""
+    value = sample.latency_ms.get(quantile)
+    return inf if value is None else float(value)
 
 
 def _title(report: Report) -> str:
