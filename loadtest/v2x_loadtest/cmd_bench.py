@@ -29,13 +29,19 @@ def decode(
     participants: Annotated[int, typer.Option(min=0, max=255, help="In an RSM.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
 ) -> None:
     """Decode to checked columns, against fastavro."""
     from v2x_loadtest.bench.decode import run  # noqa: PLC0415  (numba is slow to import)
+    from v2x_loadtest.bench.harness import as_dict, plot_of, show  # noqa: PLC0415
 
     if schema not in Registry.load().names:
         raise ConfigError(f"no schema {schema!r}; `v2x schemas list` shows them")
-    run(schema, participants, rounds, Console(), as_json=as_json)
+    console = Console(stderr=as_json)
+    made = run(schema, participants, rounds, console)
+    _out(as_json, plot, lambda: as_dict(made), lambda: plot_of(made))
+    if not as_json:
+        show(made, console)
 
 
 @app.command()
@@ -142,17 +148,17 @@ def fusion(
     zone_copies: Annotated[int, typer.Option(min=0, help=_ZONES)] = 0,
     scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
 ) -> None:
     """Feed the pure engines with a province's log, without brokers: CPU by observation and by frame."""
+    from v2x_loadtest.bench import fusion as bench  # noqa: PLC0415
     from v2x_loadtest.bench.flow import FlowOptions  # noqa: PLC0415
-    from v2x_loadtest.bench.fusion import run  # noqa: PLC0415
 
     options = FlowOptions(
         rsus=rsus, participants=participants, scene=scene, partitions=partitions, zone_copies=zone_copies
     )
-    made = run(options, seconds, rounds, step, Console(quiet=as_json))
-    if as_json:
-        print(json.dumps(made))
+    made = bench.run(options, seconds, rounds, step, Console(quiet=as_json))
+    _out(as_json, plot, lambda: made, lambda: bench.plot(made))
 
 
 def _flow(

@@ -77,6 +77,7 @@ def test_ingest_beside_a_peer_that_acknowledges_early(tmp_path: Path, monkeypatc
     ours, theirs = report.durability["v2x ingest"], report.durability["early"]
     assert (ours["lost"], ours["waits"]) == (0, True)
     assert (theirs["lost"], theirs["waits"]) == (1000, False)
+    assert (ours["acknowledged"], ours["starts"], theirs["starts"]) == (1000, 1, 1)
     text = json.dumps(ingest_report.as_json(report))
     assert json.loads(text)["cpu_ratio"]["open"]["early"]["median"] > 0
     assert "<svg" in ingest_report.plot(report)
@@ -93,6 +94,7 @@ def test_a_small_province(tmp_path: Path) -> None:
     assert (report.lost, report.repeated, report.dead, report.restarts) == (0, 0, 0, {})
     assert report.drained
     assert not report.behind
+    assert report.flat
     assert report.untracked == 0
     assert report.latency["publish_to_track"]["n"] == pytest.approx(120, abs=8)
     assert report.latency["publish_to_track"]["p50"] > report.latency["publish_to_kafka"]["p50"] > 0

@@ -20,6 +20,8 @@ from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.ledger import SENT, Ledger, LedgerDevice
 from v2x_loadtest.bench import ingest_report
+from v2x_loadtest.bench.flow import is_flat, room_for
+from v2x_loadtest.bench.harness import Results, as_dict, plot_of, show
 from v2x_loadtest.bench.ingest import (
     IngestOptions,
     Report,
@@ -32,7 +34,7 @@ from v2x_loadtest.bench.ingest import (
 )
 from v2x_loadtest.bench.payloads import ingest_load
 from v2x_loadtest.bench.peers import PEERS, Place, chosen
-from v2x_loadtest.bench.plot import Chart, bars, page
+from v2x_loadtest.bench.plot import Chart, Line, bars, lines, page
 from v2x_loadtest.bench.proc import Usage, cpu_of_stat, cpu_s, kill_tree, on_cores, rss_mb, tree
 from v2x_loadtest.bench.records import Arrived, identity
 
@@ -137,6 +139,41 @@ def test_cores() -> None:
         assert (forwarder_core(pinned), other_cores(pinned)) == (everything[-1:], everything[:-1])
         two = IngestOptions(cores=2)
         assert (forwarder_core(two), other_cores(two)) == ([everything[1]], [everything[0]])
+
+
+def test_a_lag_is_flat_or_it_grows() -> None:
+    assert is_flat([], 1000)
+    assert is_flat([500.0] * 3, 1000)
+    assert is_flat([0.0, 5000.0, 0.0, 0.0, 100.0, 90.0], 1000)  # one peak
+    assert is_flat([float(10 * s) for s in range(30)], 17_000)
+    assert not is_flat([float(100 * s) for s in range(30)], 1000)
+
+
+def test_a_run_that_would_fill_the_disk_is_refused(tmp_path: Path) -> None:
+    room_for(1e6, tmp_path)
+    with pytest.raises(ConfigError, match=r"needs about 2500001\.1 GB in .* GB are free: give less time"):
+        room_for(1e15, tmp_path)
+
+
+def test_figures_over_time() -> None:
+    svg = ET.fromstring(lines(Line("Lag", "records", {"run 1": [(0.0, 0.0), (5.0, 50.0), (10.0, 100.0)], "none": []})))
+    first, _ = (r.get("points").split() for r in svg if r.tag.endswith("polyline"))
+    at = [tuple(map(float, point.split(","))) for point in first]
+    assert at[1] == pytest.approx(((at[0][0] + at[2][0]) / 2, (at[0][1] + at[2][1]) / 2), abs=0.1)
+    assert at[2][0] > at[0][0]
+    assert at[2][1] < at[0][1]
+    assert "polyline" in page("T", [], [Line("empty", "records", {"a": [(0.0, 0.0)]})])
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    made = Results("T", "µs", {"ours": [1.0, 2.0], "peer": [2.0, 8.0]}, "ours", {"bytes": 5})
+    assert as_dict(made)["results"]["peer"]["ratio_low"] == 2.0
+    assert as_dict(made)["results"]["peer"]["ratio_high"] == 4.0
+    assert as_dict(made)["bytes"] == 5
+    assert "<svg" in plot_of(made)
+    said = io.StringIO()
+    show(made, Console(file=said, width=120))
+    assert "3.00 (2.00-4.00)" in said.getvalue()
 
 
 def test_a_quantile_that_falls_on_a_message_that_never_came_is_said() -> None:

@@ -3,7 +3,8 @@
 1. the forwarder forwards a probe, then Kafka is killed -9
 2. messages are published; Mosquitto acknowledges them and hands them to the forwarder
 3. the forwarder and its children are killed -9: what it had acknowledged to Mosquitto by then, Mosquitto has forgotten
-4. Kafka and the forwarder start again, the forwarder as often as it ends by itself, as a supervisor would do
+4. Kafka and the forwarder start again, the forwarder whenever it ends by itself, as a supervisor would do, or has
+   forwarded nothing for 30 s, as people do
 5. probes are published until one of them is in Kafka: only then is the forwarder back, and what is still missing when
    nothing more comes is lost. A forwarder that is not back in time has no result.
 """
@@ -27,6 +28,7 @@ MESSAGES: Final = 1000
 HELD_S: Final = 2.0  # from the last publish to the kill: time to acknowledge too early
 PUBLISHING_S: Final = 60.0
 _BACK_S: Final = 90.0
+_STUCK_S: Final = 30.0
 _PROBE_S: Final = 0.5
 _QUIET_S: Final = 5.0
 
@@ -40,6 +42,7 @@ class Durability:
     lost: int
     repeated: int
     stayed_up: bool  # with Kafka dead, until it was killed
+    starts: int  # until it was back
     back_s: float  # from Kafka's return until a new message was forwarded
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,9 +62,10 @@ def kill(process: Process) -> bool:
 
 def wait_until_back(
     process: Process, spawn: Callable[[], None], kafka: Topics, begin: Ends, probe: Probe, payload: str
-) -> float:
-    """Start it (again) until a probe is in Kafka behind ``begin``; return the seconds. BrokerError if none comes."""
-    began = time.monotonic()
+) -> tuple[int, float]:
+    """Start it (again) until a probe is in Kafka behind ``begin``; return starts and seconds. BrokerError if never."""
+    began = started = time.monotonic()
+    starts = 0
     with probe:
         while not len(kafka.read(begin, {PROBE: 0}, payload).seq):
             if time.monotonic() - began > _BACK_S:
@@ -69,11 +73,14 @@ def wait_until_back(
                     f"no result: {_BACK_S:.0f} s after Kafka is back {process.name} forwards nothing: "
                     f"{process.last_line()}"
                 )
+            if process.pid is not None and time.monotonic() - started > _STUCK_S:
+                kill(process)
             if process.pid is None:
                 spawn()
+                starts, started = starts + 1, time.monotonic()
             probe.send()
             time.sleep(_PROBE_S)
-    return time.monotonic() - began
+    return starts, time.monotonic() - began
 
 
 def wait_until_quiet(kafka: Topics, begin: Ends, devices: dict[str, int], payload: str) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -41,6 +43,8 @@ _MAKING_S: Final = (25.0, 0.02)  # from here to the first message: always, and f
 _PROBE_S: Final = 2.0
 _DRAIN_S: Final = 60.0
 _QUIET_LAG: Final = 200
+_DISK_SHARE: Final = 2.5  # of what is published: headers, copies for halo zones, frames
+_DISK_BYTES: Final = 1 << 30  # and that much at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class FlowReport:
     dead: int = 0
     halo_copies: int = 0
     behind: bool = False  # a service could not keep up: see lag
+    flat: bool = True  # the lag of the last third of the run is that of the first
     drained: bool = True
     late_p99_ms: float = 0.0
     cores: dict[str, float] = field(default_factory=dict)
@@ -90,11 +95,13 @@ class FlowReport:
 
 
 class _Lean(audit_log.Log):
-    """A log without the values of frames: a province's would not fit in memory."""
+    """A log without the values of frames, and with each name once: a province's would not fit in memory."""
 
     def _frame(self, record: Any) -> None:
         audit_log.Log._frame(self, record)  # noqa: SLF001
-        self.frames[-1] = self.frames[-1]._replace(value=None)
+        frame = self.frames[-1]
+        position = frame.position._replace(generation=intern(frame.position.generation))
+        self.frames[-1] = frame._replace(value=None, zone=intern(frame.zone), position=position)
 
 
 def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], float]:
@@ -162,6 +169,7 @@ def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
     (folder / "zones.json").write_text(json.dumps(zones, ensure_ascii=False), "utf-8")
     report = FlowReport(options.rsus, 0.0, participants, load.payload_bytes)
     size = len(load.packets) / 1e6
+    room_for(load.rate * load.payload_bytes * (options.warm_s + options.seconds), folder)
     say(f"{len(load.rows):,} messages made ({size:,.0f} MB, {participants:.1f} participants each); starting the stack")
     seconds = options.warm_s + options.seconds
     rows = round(load.rate * seconds * 1.02) + 1000
@@ -181,6 +189,27 @@ def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
         log = asyncio.run(_read(stack.kafka_bootstrap))
     _count(report, log, Ledger.load(folder / "ledger"), summary, t0_us, options)
     return report
+
+
+def room_for(published: float, folder: Path) -> None:
+    """Refuse a run whose log would not fit where ``folder`` is; ``published``: bytes."""
+    needed, free = published * _DISK_SHARE + _DISK_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"the run needs about {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are free: give less time, "
+            f"fewer RSUs, or a folder on another disk (--keep, or TMPDIR)"
+        )
+
+
+def is_flat(lags: Sequence[float], rate: float) -> bool:
+    """Say whether a lag (records, once a second) does not grow: its last third is as its first, to a tenth of a second.
+
+    ``rate``: records a second.
+    """
+    third = max(len(lags) // 3, 1)
+    if not lags:
+        return True
+    return float(np.median(lags[-third:]) - np.median(lags[:third])) <= max(rate * 0.1, _QUIET_LAG)
 
 
 def _heard(who: str, line: str, say: Say) -> None:
@@ -271,6 +300,7 @@ def _count(
     report.dead, report.halo_copies = len(log.dead), log.halo_copies
     lags = [row["lag"] for row in report.series if row["lag"] >= 0]
     report.behind = bool(lags and lags[-1] > max(report.rate, 1000.0))  # a second of input
+    report.flat = is_flat(lags, report.rate)
     inside = both.intended_us >= t0_us + round(options.warm_s * 1e6)
     steady = latency.Joined(*(column[inside] for column in (both.row, both.intended_us, both.ledger_row)))
     stamp_us = log.column("stamp_ms")[steady.row] * 1000

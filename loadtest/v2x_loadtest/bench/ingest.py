@@ -200,7 +200,7 @@ class Bench:
             self.kafka.start()
             probe = Probe(place, self._probe, self._options.payload)
             with Topics(self.kafka.bootstrap, candidate.reads) as kafka:
-                back_s = wait_until_back(
+                starts, back_s = wait_until_back(
                     process, lambda: self._spawn(process), kafka, begin, probe, candidate.payload
                 )  # fmt: skip
                 wait_until_quiet(kafka, begin, self._devices, candidate.payload)
@@ -211,7 +211,7 @@ class Bench:
             if self.kafka.pid is None:
                 self.kafka.start()
         lost, repeated = missing(Ledger.load(folder / "ledger"), arrived)
-        return Durability(summary["sent"], summary["acknowledged"], lost, repeated, stayed_up, back_s).as_dict()
+        return Durability(summary["sent"], summary["acknowledged"], lost, repeated, stayed_up, starts, back_s).as_dict()
 
     def _place(self, candidate: Candidate, folder: Path, mosquitto: Mosquitto) -> Place:
         return Place(

@@ -48,13 +48,13 @@ def show(report: Report, console: Console) -> None:
             console.print(_counts(f"What became of the messages, {kind}", runs))
     if report.durability:
         table = Table(title="PUBACK waits for Kafka? (Kafka killed -9, messages, forwarder killed -9, both back)")
-        for column in ("", "waits", "lost", "repeated", "stayed up", "back after s"):
+        for column in ("", "waits", "lost", "repeated", "stayed up", "starts", "back after s"):
             table.add_column(column, justify="left" if not column else "right")
         for name, row in report.durability.items():
             waits = "[green]yes[/]" if row["waits"] else "[red]no[/]"
             lost = f"{row['lost']:,} of {row['acknowledged']:,}"
             stayed = "yes" if row["stayed_up"] else "no"
-            table.add_row(name, waits, lost, f"{row['repeated']:,}", stayed, f"{row['back_s']:.1f}")
+            table.add_row(name, waits, lost, f"{row['repeated']:,}", stayed, str(row["starts"]), f"{row['back_s']:.1f}")
         console.print(table)
     for name, what in report.what.items():
         console.print(f"[dim]{name}: {what}[/]")
