@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 @app.callback()
 def _bench() -> None:
     """Benchmarks: interleaved rounds, median and range, the peer in the same run."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # brokers and publishers must not outlive us
 
 
 @app.command()

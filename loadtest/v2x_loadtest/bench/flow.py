@@ -39,7 +39,7 @@ from v2x_loadtest.stack import Stack
 
 Say = Callable[[str], None]
 _CYCLE_S: Final = 60
-_MAKING_S: Final = (25.0, 0.02)  # from here to the first message: always, and for each RSU
+_MAKING_S: Final = (8.0, 0.02)  # from making the content to the first message: always, and for each RSU
 _PROBE_S: Final = 2.0
 _DRAIN_S: Final = 60.0
 _QUIET_LAG: Final = 200
@@ -106,6 +106,12 @@ class _Lean(audit_log.Log):
 
 def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], float]:
     """Return the load, its zone map and how many participants an RSM has on average."""
+    scene, doc, mean = prepare(options, say)
+    return content(scene, options), doc, mean
+
+
+def prepare(options: FlowOptions, say: Say) -> tuple[Scene, dict[str, Any], float]:
+    """Return the thinned scene, the zone map of all its copies, and how many participants an RSM has on average."""
     scene = load_scene(options.scene)
     if options.offset_s + _CYCLE_S > scene.duration_s:
         raise ConfigError(f"scene {scene.name} is too short: {_CYCLE_S} s from second {options.offset_s:g} are needed")
@@ -113,7 +119,14 @@ def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], flo
     if options.participants > mean:
         say(f"the scene has {mean:.1f} participants an RSM at most; {options.participants:g} were asked for")
     scene = thinned(scene, min(options.participants / mean, 1.0))
-    mean = _participants(scene, options)
+    doc = scaled_zones(scene, _generator(scene, options, options.rsus, _PROBE_S).fleet.copies)
+    if options.zone_copies:
+        doc = merged(doc, len(scene.zones["zones"]), options.zone_copies)
+    return scene, doc, _participants(scene, options)
+
+
+def content(scene: Scene, options: FlowOptions) -> Load:
+    """Return a minute of messages of a scene that was prepared."""
     # Content can begin at one second of the minute; the one at which all will be ready saves waiting.
     begin_us = (int(time.time() + _MAKING_S[0] + _MAKING_S[1] * options.rsus)) * 1_000_000
     generator = _generator(scene, options, options.rsus, _CYCLE_S, begin_us)
@@ -129,11 +142,9 @@ def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], flo
         rows = rows[renumber[rows["device"]] >= 0]
         rows["device"] = renumber[rows["device"]]
         steps.append((rows, made.blob))
-    load = from_messages(
+    return from_messages(
         f"{scene.name} x{fleet.copies}", [devices[n] for n in speaking], steps, begin_us, _CYCLE_S * 1_000_000
     )
-    doc = scaled_zones(scene, fleet.copies)
-    return load, merged(doc, len(scene.zones["zones"]), options.zone_copies) if options.zone_copies else doc, mean
 
 
 def _generator(scene: Scene, options: FlowOptions, rsus: int, seconds: float, begin_us: int = 0) -> Generator:
@@ -162,25 +173,28 @@ def _participants(scene: Scene, options: FlowOptions) -> float:
 
 
 def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
-    """Make the content, start the stack, send, drain, read the log, count."""
-    load, zones, participants = make_load(options, say)
+    """Start the stack, make the content, send, drain, read the log, count."""
+    scene, zones, participants = prepare(options, say)
     folder.mkdir(parents=True, exist_ok=True)
-    load.save(folder / "load")
     (folder / "zones.json").write_text(json.dumps(zones, ensure_ascii=False), "utf-8")
-    report = FlowReport(options.rsus, 0.0, participants, load.payload_bytes)
-    size = len(load.packets) / 1e6
-    room_for(load.rate * load.payload_bytes * (options.warm_s + options.seconds), folder)
-    say(f"{len(load.rows):,} messages made ({size:,.0f} MB, {participants:.1f} participants each); starting the stack")
     seconds = options.warm_s + options.seconds
-    rows = round(load.rate * seconds * 1.02) + 1000
+    say("starting the stack")
     with Stack(
         folder, folder / "zones.json", partitions=options.partitions, say=lambda who, line: _heard(who, line, say)
     ) as stack:
+        load = content(scene, options)
+        room_for(load.rate * load.payload_bytes * seconds, folder)
+        load.save(folder / "load")
+        report = FlowReport(options.rsus, 0.0, participants, load.payload_bytes)
+        size = len(load.packets) / 1e6
+        say(f"{len(load.rows):,} messages made ({size:,.0f} MB, {participants:.1f} participants each)")
+        rows = round(load.rate * seconds * 1.02) + 1000
         with Publishing(folder / "load", stack.mqtt_host, stack.mqtt_port, rows, folder / "ledger") as publishing:
             publishing.wait_ready()
             t0_us = publishing.go(seconds, load.start_ms)
             if (wait := t0_us / 1e6 - time.time()) > 1:
                 say(f"{load.rate:,.0f} messages a second from in {wait:.0f} s (the content's whole minute)")
+            del load
             _watch(stack, publishing, t0_us, options, report)
             summary = publishing.summary()
         report.drained = _drain(stack)
