@@ -39,7 +39,8 @@ from v2x_loadtest.stack import Stack
 
 Say = Callable[[str], None]
 _CYCLE_S: Final = 60
-_MAKING_S: Final = (8.0, 0.02)  # from making the content to the first message: always, and for each RSU
+_MAKING_S: Final = (6.0, 0.02)  # from making the content to the first message: always, and for each RSU
+_SLOW: Final = 4.0  # and so many times what preparing took: the machine may be busy
 _PROBE_S: Final = 2.0
 _DRAIN_S: Final = 60.0
 _QUIET_LAG: Final = 200
@@ -107,7 +108,7 @@ class _Lean(audit_log.Log):
 def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], float]:
     """Return the load, its zone map and how many participants an RSM has on average."""
     scene, doc, mean = prepare(options, say)
-    return content(scene, options), doc, mean
+    return content(scene, options, 0.0), doc, mean
 
 
 def prepare(options: FlowOptions, say: Say) -> tuple[Scene, dict[str, Any], float]:
@@ -125,10 +126,10 @@ def prepare(options: FlowOptions, say: Say) -> tuple[Scene, dict[str, Any], floa
     return scene, doc, _participants(scene, options)
 
 
-def content(scene: Scene, options: FlowOptions) -> Load:
-    """Return a minute of messages of a scene that was prepared."""
+def content(scene: Scene, options: FlowOptions, in_s: float) -> Load:
+    """Return a minute of messages of a scene that was prepared, to begin in ``in_s`` seconds or minutes later."""
     # Content can begin at one second of the minute; the one at which all will be ready saves waiting.
-    begin_us = (int(time.time() + _MAKING_S[0] + _MAKING_S[1] * options.rsus)) * 1_000_000
+    begin_us = int(time.time() + in_s) * 1_000_000
     generator = _generator(scene, options, options.rsus, _CYCLE_S, begin_us)
     fleet = generator.fleet
     devices = [BenchDevice(i, k, int(b)) for i, k, b in zip(fleet.ids, fleet.kinds, fleet.boot_ms, strict=True)]
@@ -174,7 +175,9 @@ def _participants(scene: Scene, options: FlowOptions) -> float:
 
 def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
     """Start the stack, make the content, send, drain, read the log, count."""
+    began = time.monotonic()
     scene, zones, participants = prepare(options, say)
+    in_s = _MAKING_S[0] + _MAKING_S[1] * options.rsus + _SLOW * (time.monotonic() - began)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "zones.json").write_text(json.dumps(zones, ensure_ascii=False), "utf-8")
     seconds = options.warm_s + options.seconds
@@ -182,7 +185,7 @@ def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
     with Stack(
         folder, folder / "zones.json", partitions=options.partitions, say=lambda who, line: _heard(who, line, say)
     ) as stack:
-        load = content(scene, options)
+        load = content(scene, options, in_s)
         room_for(load.rate * load.payload_bytes * seconds, folder)
         load.save(folder / "load")
         report = FlowReport(options.rsus, 0.0, participants, load.payload_bytes)

@@ -20,7 +20,6 @@ kafka = KafkaBroker("$kafka", acks="all", linger_ms=5, max_batch_size=1 << 20, l
 mqtt = MQTTBroker(
     host="$mqtt_host", port=$mqtt_port, client_id="$client_id", clean_session=False, session_expiry_interval=86400,
     receive_maximum=2048, logger=None,
-    session_replay_buffer_size=4096,  # by default it drops the connection for good if over 1,000 come again at a start
 )
 
 
