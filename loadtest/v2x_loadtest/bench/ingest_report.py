@@ -57,7 +57,7 @@ def show(report: Report, console: Console) -> None:
             table.add_row(name, waits, lost, f"{row['repeated']:,}", stayed, str(row["starts"]), f"{row['back_s']:.1f}")
         console.print(table)
     for name, what in report.what.items():
-        console.print(f"[dim]{name}: {what}[/]")
+        console.print(f"[dim]{name}: {what}{_started(report, name)}[/]")
     for name, why in report.absent.items():
         console.print(f"[yellow]{name}: absent, {why}[/]")
     for name, why in report.failed.items():
@@ -109,19 +109,22 @@ def _table(title: str, runs: Runs, caption: str, *, latency: bool) -> Table:
 
 
 def _counts(title: str, runs: Runs) -> Table:
-    table = Table(title=title)
-    for column in ("", "acknowledged", "delivered", "too late", "lost", "repeated", "start s", "publisher late p99 ms"):
+    late = max((s.late_p99_ms for samples in runs.values() for s in samples), default=0.0)
+    table = Table(title=title, caption=f"the publisher itself was late by {late:.1f} ms (p99) at most")
+    for column in ("", "acknowledged", "delivered", "too late", "lost", "repeated"):
         table.add_column(column, justify="left" if not column else "right")
     for name, samples in runs.items():
-        fields = ("acknowledged", "delivered", "undelivered", "lost", "repeated")
-        counts = {field: sum(getattr(s, field) for s in samples) for field in fields}
-        cells = [
-            f"[red]{n:,}[/]" if n and field in {"lost", "undelivered"} else f"{n:,}" for field, n in counts.items()
-        ]
-        table.add_row(
-            name, *cells, _show(samples, lambda s: s.start_s, 1), _show(samples, lambda s: s.late_p99_ms, 1)
-        )  # fmt: skip
+        cells = []
+        for count in ("acknowledged", "delivered", "undelivered", "lost", "repeated"):
+            n = sum(getattr(s, count) for s in samples)
+            cells.append(f"[red]{n:,}[/]" if n and count in {"lost", "undelivered"} else f"{n:,}")
+        table.add_row(name, *cells)
     return table
+
+
+def _started(report: Report, name: str) -> str:
+    samples = [s for runs in (report.closed, report.open) for s in runs.get(name, ())]
+    return f"; ready after {_spread(Spread.of([s.start_s for s in samples]), 1, 1)} s" if samples else ""
 
 
 def _show(samples: Sequence[Sample], value: Callable[[Sample], float], digits: int) -> str:
