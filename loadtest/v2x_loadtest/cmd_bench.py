@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 @app.callback()
 def _bench() -> None:
     """Benchmarks: interleaved rounds, median and range, the peer in the same run."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # brokers and publishers must not outlive us
 
 
 @app.command()
@@ -29,13 +32,19 @@ def decode(
     participants: Annotated[int, typer.Option(min=0, max=255, help="In an RSM.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
 ) -> None:
     """Decode to checked columns, against fastavro."""
     from v2x_loadtest.bench.decode import run  # noqa: PLC0415  (numba is slow to import)
+    from v2x_loadtest.bench.harness import as_dict, plot_of, show  # noqa: PLC0415
 
     if schema not in Registry.load().names:
         raise ConfigError(f"no schema {schema!r}; `v2x schemas list` shows them")
-    run(schema, participants, rounds, Console(), as_json=as_json)
+    console = Console(stderr=as_json)
+    made = run(schema, participants, rounds, console)
+    _out(as_json, plot, lambda: as_dict(made), lambda: plot_of(made))
+    if not as_json:
+        show(made, console)
 
 
 @app.command()
@@ -54,17 +63,31 @@ def ingest(
     closed: Annotated[bool, typer.Option(help="Measure the capacity.")] = True,
     opened: Annotated[bool, typer.Option("--open/--no-open", help="Measure the latency.")] = True,
     durability: Annotated[bool, typer.Option(help="See whether PUBACK waits for Kafka.")] = True,
-    pin: Annotated[bool, typer.Option(help="The forwarder on a core of its own.")] = True,
+    pin: Annotated[bool, typer.Option(help="The forwarder on a core of its own, all else on the others.")] = True,
+    cores: Annotated[int, typer.Option(min=0, help="Everything on the first so many cores; 0: on all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
 ) -> None:
-    """MQTT to Kafka: our ingest and its peers in turns, capacity, latency, CPU, and what a kill loses."""
+    """MQTT to Kafka: our ingest and its peers in turns, capacity, latency, CPU, and what a kill loses.
+
+    Latency of ours alone, everything on the same two cores:
+
+      v2x bench ingest --peers none --no-pin --cores 2 --no-closed --no-durability --rate 17000
+
+    and with --rate 100. Any other command takes part by an adapter file:
+
+      name = "my bridge"
+      what = "version 2, one worker"
+      command = ["my-bridge", "--mqtt", "{mqtt_host}:{mqtt_port}", "--filter", "{filter}", "--kafka", "{kafka}",
+      "--topic", "{topic}", "--client-id", "{client_id}"]
+      payload = "raw"   (the bytes as they came; or "influx": base64 in a field of a line)
+    """
     from v2x_loadtest.bench import ingest_report  # noqa: PLC0415
     from v2x_loadtest.bench.ingest import IngestOptions, run  # noqa: PLC0415
     from v2x_loadtest.bench.peers import chosen  # noqa: PLC0415
 
     options = IngestOptions(
-        payload, rate, connections, seconds, warm, rounds, window, partitions, pin, closed, opened, durability
+        payload, rate, connections, seconds, warm, rounds, window, partitions, pin, cores, closed, opened, durability
     )
     console = Console(stderr=as_json)
     picked = chosen(peers, adapter or [])
@@ -128,17 +151,17 @@ def fusion(
     zone_copies: Annotated[int, typer.Option(min=0, help=_ZONES)] = 0,
     scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
 ) -> None:
     """Feed the pure engines with a province's log, without brokers: CPU by observation and by frame."""
+    from v2x_loadtest.bench import fusion as bench  # noqa: PLC0415
     from v2x_loadtest.bench.flow import FlowOptions  # noqa: PLC0415
-    from v2x_loadtest.bench.fusion import run  # noqa: PLC0415
 
     options = FlowOptions(
         rsus=rsus, participants=participants, scene=scene, partitions=partitions, zone_copies=zone_copies
     )
-    made = run(options, seconds, rounds, step, Console(quiet=as_json))
-    if as_json:
-        print(json.dumps(made))
+    made = bench.run(options, seconds, rounds, step, Console(quiet=as_json))
+    _out(as_json, plot, lambda: made, lambda: bench.plot(made))
 
 
 def _flow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from v2x.deadletters import CATALOGUE as REASONS
 from v2x.events.catalogue import RULES, TRACK_LIMITS, Limit, Rule
 from v2x.topics import KAFKA_TOPICS, UPLINKS, MessageClass, uplink_topic
 
+from v2x_codecs.differences import DIFFERENCES
 from v2x_services.metrics import CATALOGUE as METRICS
 from v2x_services.metrics import LAWS
 
@@ -40,6 +42,10 @@ def _rule(rule: Rule) -> str:
     return text + _table(("threshold", "value", "source"), (_limit(n, v) for n, v in rule.limits.items()))
 
 
+def _short(text: str, most: int = 32) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def events_page() -> str:
     """Return docs/events.md."""
     text = "# The event catalogue\n\n" + _MADE
@@ -50,7 +56,7 @@ def events_page() -> str:
 
 def reference_page() -> str:
     """Return docs/reference.md."""
-    text = "# Reference: topics, dead letters, metrics\n\n" + _MADE + "## MQTT uplinks\n\n"
+    text = "# Reference: topics, dead letters, decoding, metrics\n\n" + _MADE + "## MQTT uplinks\n\n"
     text += _table(
         ("topic", "schema", "class", "Kafka topic"),
         (
@@ -68,6 +74,15 @@ def reference_page() -> str:
     )
     text += "\n## Reasons of dead letters\n\n"
     text += _table(("reason", "meaning"), ((reason.label, meaning) for reason, meaning in REASONS.items()))
+    text += "\n## What fastavro takes and the decoder refuses\n\n"
+    text += "Each row is tested with its example, a record of the one field `v`; `v2x schemas fuzz` looks for more.\n\n"
+    text += _table(
+        ("what", "verdict", "example: type, body in hex", "fastavro's value"),
+        (
+            (d.name, d.verdict.name, f"`{json.dumps(d.field)[1:-1]}`, `{_short(d.body.hex())}`", f"`{d.theirs}`")
+            for d in DIFFERENCES
+        ),
+    )
     text += "\n## Metrics\n\n"
     text += _table(
         ("metric", "type", "unit", "labels", "meaning"),

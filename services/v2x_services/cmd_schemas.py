@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from v2x.errors import SchemaError
 from v2x.topics import UPLINKS
@@ -18,6 +19,7 @@ from v2x_codecs import compat, vectors
 from v2x_codecs.registry import Registry, Schema, walk_fields
 
 app = typer.Typer(no_args_is_help=True, help="List, show and check the Avro schemas.")
+_ENOUGH = 20  # findings after which a campaign ends
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -96,6 +98,76 @@ def check(
             typer.echo(f"{counts['schemas']} schemas and {counts['vectors']} golden vectors are in order")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def fuzz(
+    cases: Annotated[int, typer.Option(min=1, help="Messages, good and broken.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same messages.")] = 1,
+    first: Annotated[int, typer.Option("--from", min=0, help="Go on behind so many messages of this seed.")] = 0,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of the refused that fastavro is asked about.")] = 0.25,
+    corpus: Annotated[Path | None, typer.Option(help="Keep what is new in this folder (ours: codecs/corpus).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the fast decoder against fastavro on mistaken messages; exit 1 if they differ where no row says why."""
+    from v2x_codecs.campaign import BATCH, Campaign, Tally  # noqa: PLC0415  (numba is slow to import)
+    from v2x_codecs.corpus import Corpus  # noqa: PLC0415
+
+    registry = Registry.load()
+    golden = [v.mqtt for v in vectors.load(registry)] if vectors.vectors_dir().is_dir() else []
+    campaign = Campaign(registry, golden, seed, share)
+    kept = Corpus.load(corpus).renewed(campaign) if corpus else Corpus()
+    console, total, new = Console(stderr=True), Tally(), 0
+    nth, last = first // BATCH, -(-(first + cases) // BATCH)
+    columns = (TextColumn("messages"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    stopped = False
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("", total=(last - nth) * BATCH)
+            for tally, found in campaign.batches(nth):
+                total.add(tally)
+                new += kept.add(found)
+                nth += 1
+                progress.advance(task, BATCH)
+                if nth >= last or len(total.findings) >= _ENOUGH:
+                    break
+    except KeyboardInterrupt:
+        stopped = True
+    if corpus:
+        kept.save(corpus)
+    made: dict[str, Any] = {
+        "ok": not total.findings, "seed": seed, "next": nth * BATCH, "cases": total.cases, "accepted": total.accepted,
+        "compared_refused": total.compared, "verdicts": dict(total.verdicts.most_common()),
+        "differences": dict(total.differences.most_common()), "new": new, "findings": total.findings,
+    }  # fmt: skip
+    if as_json:
+        _print(made)
+    else:
+        _show_fuzz(made)
+    if stopped:
+        todo = (last - nth) * BATCH
+        typer.secho(f"stopped; to go on: v2x schemas fuzz --seed {seed} --from {nth * BATCH} --cases {todo}", err=True)
+        raise typer.Exit(130)
+    if total.findings:
+        raise typer.Exit(1)
+
+
+def _show_fuzz(made: Mapping[str, Any]) -> None:
+    console = Console()
+    for title, key in (("verdict", "verdicts"), ("fastavro takes, we refuse (of those asked about)", "differences")):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column(title)
+        table.add_column("messages", justify="right")
+        for name, n in made[key].items():
+            table.add_row(name, f"{n:,}")
+        console.print(table)
+    console.print(
+        f"{made['cases']:,} messages of seed {made['seed']}: {made['accepted']:,} taken, each with fastavro's values; "
+        f"{made['compared_refused']:,} of the refused compared; {made['new']:,} new in the corpus",
+        highlight=False,
+    )
+    for line in made["findings"]:
+        typer.secho(line, fg=typer.colors.RED, err=True)
 
 
 def _table(*columns: str, rest: str) -> Table:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from v2x_loadtest.bench import flow_report, ingest_report
+from v2x_loadtest.bench.durability import MESSAGES
 from v2x_loadtest.bench.flow import FlowOptions
 from v2x_loadtest.bench.flow import run as run_flow
 from v2x_loadtest.bench.ingest import IngestOptions, run
@@ -76,7 +77,8 @@ def test_ingest_beside_a_peer_that_acknowledges_early(tmp_path: Path, monkeypatc
     assert 0 < report.open["v2x ingest"][0].latency_ms["p50"] < 1000
     ours, theirs = report.durability["v2x ingest"], report.durability["early"]
     assert (ours["lost"], ours["waits"]) == (0, True)
-    assert (theirs["lost"], theirs["waits"]) == (1000, False)
+    assert (theirs["lost"], theirs["waits"]) == (MESSAGES, False)
+    assert (ours["acknowledged"], ours["starts"], theirs["starts"]) == (MESSAGES, 1, 1)
     text = json.dumps(ingest_report.as_json(report))
     assert json.loads(text)["cpu_ratio"]["open"]["early"]["median"] > 0
     assert "<svg" in ingest_report.plot(report)
@@ -93,6 +95,7 @@ def test_a_small_province(tmp_path: Path) -> None:
     assert (report.lost, report.repeated, report.dead, report.restarts) == (0, 0, 0, {})
     assert report.drained
     assert not report.behind
+    assert report.flat
     assert report.untracked == 0
     assert report.latency["publish_to_track"]["n"] == pytest.approx(120, abs=8)
     assert report.latency["publish_to_track"]["p50"] > report.latency["publish_to_kafka"]["p50"] > 0

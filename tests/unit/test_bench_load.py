@@ -207,3 +207,7 @@ def test_fusion_takes_the_log_whole() -> None:
     assert run["frames"] >= 10
     assert run["frame_bytes"] > 100 * run["frames"]
     assert 0 < run["decode_s"] < run["cpu_s"]
+    assert run["kernel_observations"] > 200
+    assert 0 < run["kernel_s"] < 1
+    assert "M observations" not in fusion.plot(made)
+    assert "kernel alone" in fusion.plot(made)

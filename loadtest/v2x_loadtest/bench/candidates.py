@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import mqtt5
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -103,25 +104,44 @@ def make_topics(bootstrap: str, candidates: Sequence[Candidate], partitions: int
     asyncio.run(make())
 
 
-def wait_until_forwarding(process: Process, place: Place, probe: bytes, type_: str, kafka: Topics) -> float:
+class Probe:
+    """A device of the driver's own: what it publishes tells whether a forwarder forwards."""
+
+    def __init__(self, place: Place, payload: bytes, type_: str) -> None:
+        """``payload``: its message; ``type_``: bsm or rsm."""
+        device = BenchDevice(PROBE, "obu" if type_ == "bsm" else "rsu", 0)
+        topic = f"{ROOT}/{device.kind}/{PROBE}/{type_}/up"
+        self._packet, (self._pid_at, _, self._ts_at) = publish_packet(topic, payload, device)
+        self._place, self._n = place, 0
+
+    def __enter__(self) -> Self:
+        self._socket = connect(self._place.mqtt_host, self._place.mqtt_port, PROBE)
+        self._socket.setblocking(True)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        with self._socket as s, contextlib.suppress(OSError):
+            s.sendall(mqtt5.DisconnectPacket().write())
+
+    def send(self) -> None:
+        """Publish once."""
+        self._n += 1
+        self._socket.sendall(_stamped(self._packet, self._pid_at, self._ts_at, self._n))
+
+
+def wait_until_forwarding(process: Process, probe: Probe, kafka: Topics) -> float:
     """Publish a probe now and then until one is in Kafka; return the seconds. BrokerError if none comes.
 
     For peers: ours says itself when it is ready, and writes ticks to a silent partition.
     """
     began = time.monotonic()
     before = kafka.total()
-    device = BenchDevice(PROBE, "obu" if type_ == "bsm" else "rsu", 0)
-    packet, (pid_at, _, ts_at) = publish_packet(f"{ROOT}/{device.kind}/{PROBE}/{type_}/up", probe, device)
-    with connect(place.mqtt_host, place.mqtt_port, PROBE) as s:
-        s.setblocking(True)
-        n = 0
+    with probe:
         while kafka.total() <= before:
             if process.pid is None or time.monotonic() - began > _READY_S:
                 raise BrokerError(f"{process.name} forwards nothing: {process.last_line()} (log: {process.log_path})")
-            n += 1
-            s.sendall(_stamped(packet, pid_at, ts_at, n))
+            probe.send()
             time.sleep(_PROBE_S)
-        s.sendall(mqtt5.DisconnectPacket().write())
     time.sleep(_PROBE_S)  # probes that are still on their way
     return time.monotonic() - began
 

@@ -18,7 +18,7 @@ from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_codecs.vectors import load
-from v2x_loadtest.bench.harness import interleave, report
+from v2x_loadtest.bench.harness import Results, interleave
 
 _BATCH: Final = 1000
 _PEER_BATCH: Final = 100
@@ -45,7 +45,7 @@ def rsm(participants: int, rng: np.random.Generator) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(schema: str, participants: int, rounds: int, console: Console, *, as_json: bool) -> None:
+def run(schema: str, participants: int, rounds: int, console: Console) -> Results:
     """Measure µs a message, CPU time of this thread."""
     registry = Registry.load()
     codec = ReferenceCodec(registry)
@@ -75,10 +75,9 @@ def run(schema: str, participants: int, rounds: int, console: Console, *, as_jso
     results = interleave(candidates, rounds, console)
     size = sum(map(len, payloads)) / len(payloads)
     what = f"{schema} of {participants} participants" if schema == "rsm" else f"{schema} (golden vectors)"
-    report(
-        f"Decode of {what}, {size:.0f} B", "µs CPU a message", results, "columns, checked", console,
-        as_json=as_json, schema=schema, bytes=size, batch=_BATCH,
-    )  # fmt: skip
+    title = f"Decode of {what}, {size:.0f} B"
+    facts = {"schema": schema, "bytes": size, "batch": _BATCH}
+    return Results(title, "µs CPU a message", results, "columns, checked", facts)
 
 
 def _cost(work: Callable[[], None], messages: int, repeat: int) -> float:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -37,10 +39,13 @@ from v2x_loadtest.stack import Stack
 
 Say = Callable[[str], None]
 _CYCLE_S: Final = 60
-_MAKING_S: Final = (25.0, 0.02)  # from here to the first message: always, and for each RSU
+_MAKING_S: Final = (6.0, 0.02)  # from making the content to the first message: always, and for each RSU
+_SLOW: Final = 4.0  # and so many times what preparing took: the machine may be busy
 _PROBE_S: Final = 2.0
 _DRAIN_S: Final = 60.0
 _QUIET_LAG: Final = 200
+_DISK_SHARE: Final = 2.5  # of what is published: headers, copies for halo zones, frames
+_DISK_BYTES: Final = 1 << 30  # and that much at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class FlowReport:
     dead: int = 0
     halo_copies: int = 0
     behind: bool = False  # a service could not keep up: see lag
+    flat: bool = True  # the lag of the last third of the run is that of the first
     drained: bool = True
     late_p99_ms: float = 0.0
     cores: dict[str, float] = field(default_factory=dict)
@@ -90,15 +96,23 @@ class FlowReport:
 
 
 class _Lean(audit_log.Log):
-    """A log without the values of frames: a province's would not fit in memory."""
+    """A log without the values of frames, and with each name once: a province's would not fit in memory."""
 
     def _frame(self, record: Any) -> None:
         audit_log.Log._frame(self, record)  # noqa: SLF001
-        self.frames[-1] = self.frames[-1]._replace(value=None)
+        frame = self.frames[-1]
+        position = frame.position._replace(generation=intern(frame.position.generation))
+        self.frames[-1] = frame._replace(value=None, zone=intern(frame.zone), position=position)
 
 
 def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], float]:
     """Return the load, its zone map and how many participants an RSM has on average."""
+    scene, doc, mean = prepare(options, say)
+    return content(scene, options, 0.0), doc, mean
+
+
+def prepare(options: FlowOptions, say: Say) -> tuple[Scene, dict[str, Any], float]:
+    """Return the thinned scene, the zone map of all its copies, and how many participants an RSM has on average."""
     scene = load_scene(options.scene)
     if options.offset_s + _CYCLE_S > scene.duration_s:
         raise ConfigError(f"scene {scene.name} is too short: {_CYCLE_S} s from second {options.offset_s:g} are needed")
@@ -106,9 +120,16 @@ def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], flo
     if options.participants > mean:
         say(f"the scene has {mean:.1f} participants an RSM at most; {options.participants:g} were asked for")
     scene = thinned(scene, min(options.participants / mean, 1.0))
-    mean = _participants(scene, options)
+    doc = scaled_zones(scene, _generator(scene, options, options.rsus, _PROBE_S).fleet.copies)
+    if options.zone_copies:
+        doc = merged(doc, len(scene.zones["zones"]), options.zone_copies)
+    return scene, doc, _participants(scene, options)
+
+
+def content(scene: Scene, options: FlowOptions, in_s: float) -> Load:
+    """Return a minute of messages of a scene that was prepared, to begin in ``in_s`` seconds or minutes later."""
     # Content can begin at one second of the minute; the one at which all will be ready saves waiting.
-    begin_us = (int(time.time() + _MAKING_S[0] + _MAKING_S[1] * options.rsus)) * 1_000_000
+    begin_us = int(time.time() + in_s) * 1_000_000
     generator = _generator(scene, options, options.rsus, _CYCLE_S, begin_us)
     fleet = generator.fleet
     devices = [BenchDevice(i, k, int(b)) for i, k, b in zip(fleet.ids, fleet.kinds, fleet.boot_ms, strict=True)]
@@ -122,11 +143,9 @@ def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], flo
         rows = rows[renumber[rows["device"]] >= 0]
         rows["device"] = renumber[rows["device"]]
         steps.append((rows, made.blob))
-    load = from_messages(
+    return from_messages(
         f"{scene.name} x{fleet.copies}", [devices[n] for n in speaking], steps, begin_us, _CYCLE_S * 1_000_000
     )
-    doc = scaled_zones(scene, fleet.copies)
-    return load, merged(doc, len(scene.zones["zones"]), options.zone_copies) if options.zone_copies else doc, mean
 
 
 def _generator(scene: Scene, options: FlowOptions, rsus: int, seconds: float, begin_us: int = 0) -> Generator:
@@ -155,24 +174,30 @@ def _participants(scene: Scene, options: FlowOptions) -> float:
 
 
 def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
-    """Make the content, start the stack, send, drain, read the log, count."""
-    load, zones, participants = make_load(options, say)
+    """Start the stack, make the content, send, drain, read the log, count."""
+    began = time.monotonic()
+    scene, zones, participants = prepare(options, say)
+    in_s = _MAKING_S[0] + _MAKING_S[1] * options.rsus + _SLOW * (time.monotonic() - began)
     folder.mkdir(parents=True, exist_ok=True)
-    load.save(folder / "load")
     (folder / "zones.json").write_text(json.dumps(zones, ensure_ascii=False), "utf-8")
-    report = FlowReport(options.rsus, 0.0, participants, load.payload_bytes)
-    size = len(load.packets) / 1e6
-    say(f"{len(load.rows):,} messages made ({size:,.0f} MB, {participants:.1f} participants each); starting the stack")
     seconds = options.warm_s + options.seconds
-    rows = round(load.rate * seconds * 1.02) + 1000
+    say("starting the stack")
     with Stack(
         folder, folder / "zones.json", partitions=options.partitions, say=lambda who, line: _heard(who, line, say)
     ) as stack:
+        load = content(scene, options, in_s)
+        room_for(load.rate * load.payload_bytes * seconds, folder)
+        load.save(folder / "load")
+        report = FlowReport(options.rsus, 0.0, participants, load.payload_bytes)
+        size = len(load.packets) / 1e6
+        say(f"{len(load.rows):,} messages made ({size:,.0f} MB, {participants:.1f} participants each)")
+        rows = round(load.rate * seconds * 1.02) + 1000
         with Publishing(folder / "load", stack.mqtt_host, stack.mqtt_port, rows, folder / "ledger") as publishing:
             publishing.wait_ready()
             t0_us = publishing.go(seconds, load.start_ms)
             if (wait := t0_us / 1e6 - time.time()) > 1:
                 say(f"{load.rate:,.0f} messages a second from in {wait:.0f} s (the content's whole minute)")
+            del load
             _watch(stack, publishing, t0_us, options, report)
             summary = publishing.summary()
         report.drained = _drain(stack)
@@ -181,6 +206,27 @@ def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
         log = asyncio.run(_read(stack.kafka_bootstrap))
     _count(report, log, Ledger.load(folder / "ledger"), summary, t0_us, options)
     return report
+
+
+def room_for(published: float, folder: Path) -> None:
+    """Refuse a run whose log would not fit where ``folder`` is; ``published``: bytes."""
+    needed, free = published * _DISK_SHARE + _DISK_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigError(
+            f"the run needs about {needed / 1e9:.1f} GB in {folder} and {free / 1e9:.1f} GB are free: give less time, "
+            f"fewer RSUs, or a folder on another disk (--keep, or TMPDIR)"
+        )
+
+
+def is_flat(lags: Sequence[float], rate: float) -> bool:
+    """Say whether a lag (records, once a second) does not grow: its last third is as its first, to a tenth of a second.
+
+    ``rate``: records a second.
+    """
+    third = max(len(lags) // 3, 1)
+    if not lags:
+        return True
+    return float(np.median(lags[-third:]) - np.median(lags[:third])) <= max(rate * 0.1, _QUIET_LAG)
 
 
 def _heard(who: str, line: str, say: Say) -> None:
@@ -271,6 +317,7 @@ def _count(
     report.dead, report.halo_copies = len(log.dead), log.halo_copies
     lags = [row["lag"] for row in report.series if row["lag"] >= 0]
     report.behind = bool(lags and lags[-1] > max(report.rate, 1000.0))  # a second of input
+    report.flat = is_flat(lags, report.rate)
     inside = both.intended_us >= t0_us + round(options.warm_s * 1e6)
     steady = latency.Joined(*(column[inside] for column in (both.row, both.intended_us, both.ledger_row)))
     stamp_us = log.column("stamp_ms")[steady.row] * 1000

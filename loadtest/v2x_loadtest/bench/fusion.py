@@ -1,7 +1,8 @@
 """`v2x bench fusion`: a province's log through the pure engines, without brokers: CPU by observation and by frame.
 
 The log is what ingest would write of the load of `v2x bench province`: records in order of their stamps, by zone and
-partition, copies for halo zones. Engines take it in batches of ``step_ms``, as the service does.
+partition, copies for halo zones. Engines take it in batches of ``step_ms``, as the service does. The kernel alone is
+that which fuses a scan into the tracks of a zone, with its call from Python, on scans decoded beforehand.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from v2x.columns import Record
+from v2x.columns import I64, Record
 from v2x.fusion.engine import Engine
+from v2x.fusion.entry import PARTICIPANT
+from v2x.fusion.zone import ZoneState
 from v2x.topics import TRACKS, UPLINKS
 from v2x.zones import ZoneMap
 
@@ -26,8 +30,10 @@ from v2x_codecs.registry import Registry
 from v2x_loadtest.bench.flow import FlowOptions, make_load
 from v2x_loadtest.bench.harness import Spread, machine
 from v2x_loadtest.bench.load import Load
+from v2x_loadtest.bench.plot import Chart, page
 
 _DELAY_MS: Final = 5  # from the device's link to the log
+_FRAME_MS: Final = 50
 _WORLD: Final = "00000000-0000-4000-8000-000000000000"
 
 
@@ -41,6 +47,8 @@ class FusionRun:
     frame_bytes: int
     cpu_s: float
     decode_s: float
+    kernel_s: float
+    kernel_observations: int  # as often as zones took them
     wall_s: float  # of stream time: 1 core keeps up with cpu_s / wall_s of it
 
 
@@ -121,7 +129,56 @@ def _pass(
         for i in range(0, len(part), 500):
             decoder.decode_kafka([r.value for r in part[i : i + 500]])
     decode = time.thread_time() - began
-    return FusionRun(sum(map(len, log)), observations, frames, frame_bytes, cpu, decode, seconds)
+    kernel = _kernel(log, zones, partitions, decoder)
+    return FusionRun(sum(map(len, log)), observations, frames, frame_bytes, cpu, decode, *kernel, seconds)
+
+
+def _kernel(log: list[list[Record]], zones: ZoneMap, partitions: int, decoder: ColumnDecoder) -> tuple[float, int]:
+    """Return CPU seconds of fusing every scan into its zones, and how many observations those were."""
+    states = {zone: ZoneState(zones, zone) for zone in zones.zones}
+    cpu, n = 0.0, 0
+    for p, part in enumerate(log):
+        batch = decoder.decode_kafka([record.value for record in part])
+        scans, people = batch.tables["rsm"], batch.tables["rsm.participants"]
+        rows = np.ascontiguousarray(people.data)
+        columns = np.array([people.fields.index(name) for name in PARTICIPANT], np.int64)
+        ends = np.searchsorted(people.msg, scans.msg, "right").tolist()
+        begins = np.searchsorted(people.msg, scans.msg).tolist()
+        heads = zip(*(scans.col(name).tolist() for name in ("ref_lat", "ref_lon", "ts_ms")), strict=True)
+        calls: list[tuple[ZoneState, I64, tuple[int, int], int, str]] = []
+        for k, (lat, lon, ts_ms) in enumerate(heads):
+            device = batch.text("rsm", k, "device")
+            for zone in zones.route(device, lat, lon):
+                if zones.partition(zone, partitions) == p:
+                    calls.append((states[zone], rows[begins[k] : ends[k]], (lat, lon), ts_ms, device))
+                    n += ends[k] - begins[k]
+        first = calls[0][3] if calls else 0
+        for _, group in groupby(calls, lambda call: call[3] // _FRAME_MS):
+            scans_now = list(group)
+            began = time.thread_time_ns()
+            for state, mine, ref, ts_ms, device in scans_now:
+                state.scan(mine, columns, ref, ts_ms, 0, device, ts_ms, ts_ms - first)
+            cpu += (time.thread_time_ns() - began) / 1e9
+            for state in {id(call[0]): call[0] for call in scans_now}.values():
+                state.tidy(scans_now[-1][3], scans_now[-1][3] - first)
+    return cpu, n
+
+
+def plot(made: dict[str, Any]) -> str:
+    """Return a page of what ``run`` returned."""
+    runs = [FusionRun(**r) for r in made["runs"]]
+    per = {
+        "decode and fuse": [r.cpu_s / r.observations * 1e6 for r in runs],
+        "decode alone": [r.decode_s / r.observations * 1e6 for r in runs],
+        "kernel alone": [r.kernel_s / r.kernel_observations * 1e6 for r in runs],
+    }
+    charts = [
+        Chart("CPU an observation", "µs", per, "decode and fuse", 2),
+        Chart("CPU a record", "µs", {"fusion": [r.cpu_s / r.records * 1e6 for r in runs]}, "fusion", 1),
+        Chart("Cores to keep up", "cores", {"fusion": [r.cpu_s / r.wall_s for r in runs]}, "fusion", 2),
+    ]
+    title = f"Fusion of {made['rsus']:,} RSUs, {made['zones']} zones, {made['partitions']} partitions"
+    return page(title, [f"{made['participants']:.1f} participants an RSM; CPU of one thread."], charts)
 
 
 def _show(options: FlowOptions, zones: int, runs: list[FusionRun], console: Console) -> None:
@@ -137,8 +194,10 @@ def _show(options: FlowOptions, zones: int, runs: list[FusionRun], console: Cons
     rows: tuple[tuple[str, Callable[[FusionRun], float], int], ...] = (
         ("cores to keep up", lambda r: r.cpu_s / r.wall_s, 2),
         ("µs a record", lambda r: r.cpu_s / r.records * 1e6, 1),
-        ("µs an observation, all", lambda r: r.cpu_s / r.observations * 1e6, 2),
+        ("µs an observation, decoding and fusing", lambda r: r.cpu_s / r.observations * 1e6, 2),
         ("µs an observation, decoding alone", lambda r: r.decode_s / r.observations * 1e6, 2),
+        ("µs an observation, kernel alone", lambda r: r.kernel_s / r.kernel_observations * 1e6, 2),
+        ("kernel alone, M observations/s", lambda r: r.kernel_observations / r.kernel_s / 1e6, 2),
         ("µs a frame, if frames were all", lambda r: r.cpu_s / max(r.frames, 1) * 1e6, 0),
     )
     for name, value, digits in rows:

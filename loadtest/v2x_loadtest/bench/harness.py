@@ -5,7 +5,6 @@ Machines are shared and drift: a ratio of two candidates of the same round holds
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -61,36 +60,49 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
 
 
-def report(
-    title: str,
-    unit: str,
-    results: Mapping[str, list[float]],
-    base: str,
-    console: Console,
-    *,
-    as_json: bool,
-    **facts: Any,
-) -> None:
-    """Print a table of medians, ranges and ratios against ``base``; or all of it as JSON."""
-    spreads = {name: Spread.of(values) for name, values in results.items()}
-    ratios = {
-        name: Spread.of([theirs / ours for theirs, ours in zip(values, results[base], strict=True)])
-        for name, values in results.items()
-    }
-    if as_json:
-        rows = {
-            name: {
-                "median": s.median, "low": s.low, "high": s.high, "rounds": results[name],
-                "ratio_median": ratios[name].median, "ratio_low": ratios[name].low, "ratio_high": ratios[name].high,
-            }
-            for name, s in spreads.items()
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Rounds of several candidates, one figure each; ``base`` is ours."""
+
+    title: str
+    unit: str
+    rounds: Mapping[str, list[float]]
+    base: str
+    facts: Mapping[str, Any]
+
+    def ratios(self, name: str) -> Spread:
+        """Return a candidate's figure against ours, round by round."""
+        pairs = zip(self.rounds[name], self.rounds[self.base], strict=True)
+        return Spread.of([theirs / ours for theirs, ours in pairs])
+
+
+def as_dict(results: Results) -> dict[str, Any]:
+    """Return everything as JSON has it."""
+    rows = {}
+    for name, values in results.rounds.items():
+        s, ratio = Spread.of(values), results.ratios(name)
+        rows[name] = {
+            "median": s.median, "low": s.low, "high": s.high, "rounds": values,
+            "ratio_median": ratio.median, "ratio_low": ratio.low, "ratio_high": ratio.high,
         }  # fmt: skip
-        print(json.dumps({"title": title, "unit": unit, "base": base, "machine": machine(), **facts, "results": rows}))
-        return
-    table = Table(title=title, caption=f"{machine()['cpu']}, {machine()['cores']} cores; median (range) of the rounds")
+    head = {"title": results.title, "unit": results.unit, "base": results.base, "machine": machine()}
+    return {**head, **results.facts, "results": rows}
+
+
+def show(results: Results, console: Console) -> None:
+    """Print a table of medians, ranges and ratios against ours."""
+    caption = f"{machine()['cpu']}, {machine()['cores']} cores; median (range) of the rounds"
+    table = Table(title=results.title, caption=caption)
     table.add_column("")
-    table.add_column(unit, justify="right")
-    table.add_column(f"times {base}", justify="right")
-    for name, spread in spreads.items():
-        table.add_row(name, spread.show(2), ratios[name].show(2))
+    table.add_column(results.unit, justify="right")
+    table.add_column(f"times {results.base}", justify="right")
+    for name, values in results.rounds.items():
+        table.add_row(name, Spread.of(values).show(2), results.ratios(name).show(2))
     console.print(table)
+
+
+def plot_of(results: Results) -> str:
+    """Return a page of bars."""
+    from v2x_loadtest.bench.plot import Chart, page  # noqa: PLC0415  (it needs ``Spread``)
+
+    return page(results.title, [], [Chart(results.title, results.unit, results.rounds, results.base, 2)])

@@ -26,12 +26,21 @@ from rich.console import Console
 from v2x.errors import BrokerError, V2XError
 
 from v2x_loadtest.audit.ledger import Ledger
-from v2x_loadtest.bench.candidates import Candidate, make_topics, of_peer, ours, wait_until_forwarding
+from v2x_loadtest.bench.candidates import Candidate, Probe, make_topics, of_peer, ours, wait_until_forwarding
 from v2x_loadtest.bench.drive import Publishing
+from v2x_loadtest.bench.durability import (
+    HELD_S,
+    MESSAGES,
+    PUBLISHING_S,
+    Durability,
+    kill,
+    wait_until_back,
+    wait_until_quiet,
+)
 from v2x_loadtest.bench.load import Load
 from v2x_loadtest.bench.payloads import ingest_load
 from v2x_loadtest.bench.peers import Peer, Place
-from v2x_loadtest.bench.proc import Usage, pin, rss_mb
+from v2x_loadtest.bench.proc import Usage, on_cores, rss_mb
 from v2x_loadtest.bench.records import Arrived, Ends, Topics
 from v2x_loadtest.latency import quantiles
 from v2x_services.brokers import Kafka, Mosquitto
@@ -39,11 +48,9 @@ from v2x_services.process import Process
 
 _POLL_S: Final = 0.01
 _DRAIN_S: Final = 30.0
+_PATIENCE: Final = 4  # looks, four a second, without a record, after which no more is expected
 _TICKS: Final = 60  # records a second and partition that our ingest writes into silence, at most
 _CLOSED_MAX: Final = 100_000  # messages a second that the closed loop can count
-_DURABLE_N: Final = 1000
-_HELD_S: Final = 2.0
-_KILLED_S: Final = 60.0
 _SEQ_BITS: Final = 24
 
 
@@ -59,7 +66,8 @@ class IngestOptions:
     rounds: int = 5
     window: int = 8192
     partitions: int = 8
-    pinned: bool = True
+    pinned: bool = True  # the forwarder alone on the last core, all else on the others
+    cores: int = 0  # everything on the first so many cores; 0: on all there are
     closed: bool = True
     open: bool = True
     durability: bool = True
@@ -67,13 +75,16 @@ class IngestOptions:
 
 @dataclass(slots=True)
 class Sample:
-    """One run of one candidate; CPU in µs a message that arrived in Kafka meanwhile."""
+    """One run of one candidate after its warm-up; CPU in µs a message that arrived in Kafka meanwhile.
+
+    CPU and memory are those of the process and its children.
+    """
 
     rate: float = 0.0
     cpu_us: dict[str, float] = field(default_factory=dict)  # the candidate is "self"
     cores: dict[str, float] = field(default_factory=dict)
     rss_mb: float = 0.0
-    latency_ms: dict[str, float | int | None] = field(default_factory=dict)
+    latency_ms: dict[str, float | int | None] = field(default_factory=dict)  # None: it never arrived
     published: int = 0
     acknowledged: int = 0  # by Mosquitto
     delivered: int = 0
@@ -105,7 +116,10 @@ class Report:
 class Bench:
     """The Kafka of a benchmark, its load, and how one run goes."""
 
-    def __init__(self, folder: Path, options: IngestOptions, candidates: Sequence[Candidate]) -> None:
+    def __init__(
+        self, folder: Path, options: IngestOptions, candidates: Sequence[Candidate], own: Sequence[int]
+    ) -> None:
+        """``own``: the forwarder's core, or none."""
         self._folder, self._options, self._candidates = folder, options, list(candidates)
         self.load, doc, self._probe = ingest_load(
             options.payload, options.connections, options.rate, options.partitions
@@ -116,6 +130,7 @@ class Bench:
         self._zones.write_text(json.dumps(doc), "utf-8")
         self._devices = {d.id: i for i, d in enumerate(self.load.devices)}
         self.kafka = Kafka(folder / "kafka")
+        self._own_core = own
         self._run = 0
 
     def start(self) -> None:
@@ -142,7 +157,6 @@ class Bench:
             ):  # fmt: skip
                 sample.start_s = self._ready(candidate, process, place, kafka)
                 publishing.wait_ready()
-                self._pin(process, mosquitto, publishing)
                 begin = kafka.ends()
                 pids = {
                     "self": process.pid, "publisher": publishing.pid, "mosquitto": mosquitto.pid,
@@ -165,39 +179,39 @@ class Bench:
         return sample
 
     def durable(self, candidate: Candidate) -> dict[str, Any]:
-        """Publish while Kafka is dead, kill the candidate, let both come back; return what is missing."""
+        """Publish while Kafka is dead, kill the candidate, let both come back; see ``durability``."""
         folder = self._new_folder()
         mosquitto = Mosquitto(folder / "mosquitto").start()
         place = self._place(candidate, folder, mosquitto)
         process = candidate.process(place, self._zones)
         try:
             with Publishing(
-                self._load_folder, place.mqtt_host, place.mqtt_port, _DURABLE_N, folder / "ledger", credit=_DURABLE_N
+                self._load_folder, place.mqtt_host, place.mqtt_port, MESSAGES, folder / "ledger", credit=MESSAGES
             ) as publishing:
                 with Topics(self.kafka.bootstrap, candidate.reads) as kafka:
                     self._ready(candidate, process, place, kafka)
                     begin = kafka.ends()
                 publishing.wait_ready()
                 self.kafka.kill()
-                publishing.go(_KILLED_S)
-                publishing.summary()
-            time.sleep(_HELD_S)
-            alive = process.pid is not None
-            process.kill()
+                publishing.go(PUBLISHING_S)
+                summary = publishing.summary()
+            time.sleep(HELD_S)
+            stayed_up = kill(process)
             self.kafka.start()
-            process.spawn()
+            probe = Probe(place, self._probe, self._options.payload)
             with Topics(self.kafka.bootstrap, candidate.reads) as kafka:
-                if candidate.peer is None:
-                    process.wait_until_serving()
-                else:
-                    time.sleep(_HELD_S)
-                self._drain(kafka, begin, _DURABLE_N, self._ticks(candidate), patience=12)
+                starts, back_s = wait_until_back(
+                    process, lambda: self._spawn(process), kafka, begin, probe, candidate.payload
+                )  # fmt: skip
+                wait_until_quiet(kafka, begin, self._devices, candidate.payload)
                 arrived = kafka.read(begin, self._devices, candidate.payload)
         finally:
             process.stop()
             mosquitto.stop()
+            if self.kafka.pid is None:
+                self.kafka.start()
         lost, repeated = missing(Ledger.load(folder / "ledger"), arrived)
-        return {"published": _DURABLE_N, "lost": lost, "repeated": repeated, "waits": lost == 0, "stayed_up": alive}
+        return Durability(summary["sent"], summary["acknowledged"], lost, repeated, stayed_up, starts, back_s).as_dict()
 
     def _place(self, candidate: Candidate, folder: Path, mosquitto: Mosquitto) -> Place:
         return Place(
@@ -212,17 +226,15 @@ class Bench:
 
     def _ready(self, candidate: Candidate, process: Process, place: Place, kafka: Topics) -> float:
         began = time.monotonic()
-        process.start()
+        self._spawn(process)
+        process.wait_until_serving()
         if candidate.peer is not None:
-            wait_until_forwarding(process, place, self._probe, self._options.payload, kafka)
+            wait_until_forwarding(process, Probe(place, self._probe, self._options.payload), kafka)
         return time.monotonic() - began
 
-    def _pin(self, process: Process, mosquitto: Mosquitto, publishing: Publishing) -> None:
-        cores = os.cpu_count() or 1
-        if self._options.pinned and cores > 1:
-            pin(process.pid or 0, {cores - 1})
-            for pid in (mosquitto.pid, publishing.pid):
-                pin(pid or 0, set(range(cores - 1)))
+    def _spawn(self, process: Process) -> None:
+        with on_cores(self._own_core):
+            process.spawn()
 
     def _watch(
         self,
@@ -251,11 +263,11 @@ class Bench:
     def _ticks(self, candidate: Candidate) -> float:
         return _TICKS * self._options.partitions if candidate.peer is None else 0.0
 
-    def _drain(self, kafka: Topics, begin: Ends, sent: int, ticks: float, patience: int = 4) -> bool:
+    def _drain(self, kafka: Topics, begin: Ends, sent: int, ticks: float) -> bool:
         """Wait until nothing but ticks (at most so many a second) comes; False if something still did at the end."""
         base, last, quiet = sum(begin.values()), -1, 0
         deadline = time.monotonic() + _DRAIN_S
-        while quiet < patience and time.monotonic() < deadline:
+        while quiet < _PATIENCE and time.monotonic() < deadline:
             now = kafka.total() - base
             few = now - last <= ticks * 0.25
             quiet = quiet + 1 if few and last >= 0 else 0
@@ -263,13 +275,14 @@ class Bench:
                 return True
             last = now
             time.sleep(0.25)
-        return quiet >= patience
+        return quiet >= _PATIENCE
 
     def _count(
         self, sample: Sample, ledger: Ledger, arrived: Arrived, summary: dict[str, Any], window: tuple[Any, Any]
     ) -> None:
         (first_ms, before), (last_ms, after) = window
-        inside = (arrived.stamp_ms >= first_ms) & (arrived.stamp_ms < last_ms)
+        stamps = first_stamps(arrived)[1]
+        inside = (stamps >= first_ms) & (stamps < last_ms)
         n, seconds = max(int(np.count_nonzero(inside)), 1), (last_ms - first_ms) / 1000
         used = after.since(before)
         sample.rate = n / seconds
@@ -279,7 +292,8 @@ class Bench:
         sample.late_p99_ms = summary["late_p99_ms"]
         sample.lost, sample.repeated = missing(ledger, arrived)
         sample.delivered = len(arrived.seq) - sample.repeated
-        sample.latency_ms = quantiles(latencies(ledger, arrived, first_ms * 1000, last_ms * 1000))
+        found = quantiles(latencies(ledger, arrived, first_ms * 1000, last_ms * 1000))
+        sample.latency_ms = {name: None if value == np.inf else value for name, value in found.items()}
 
 
 def missing(ledger: Ledger, arrived: Arrived) -> tuple[int, int]:
@@ -290,24 +304,56 @@ def missing(ledger: Ledger, arrived: Arrived) -> tuple[int, int]:
     return int(np.count_nonzero(~np.isin(keys, distinct))), int(arrived.key.size - distinct.size)
 
 
+def first_stamps(arrived: Arrived) -> tuple[Any, Any]:
+    """Return each message's key, in order, and the stamp of its first record, ms."""
+    order = np.lexsort((arrived.stamp_ms, arrived.key))
+    keys, at = np.unique(arrived.key[order], return_index=True)
+    return keys, arrived.stamp_ms[order][at]
+
+
 def latencies(ledger: Ledger, arrived: Arrived, from_us: int, to_us: int) -> Any:
-    """Return stamp less intended time, ms, of the first record of each message that was due in [from_us, to_us)."""
+    """Return stamp less intended time, ms, of the first record of each message that was due in [from_us, to_us).
+
+    A message that is not there took for ever: left out, a forwarder that drops or falls behind would look fast.
+    """
     sent = ledger.sent[(ledger.sent["intended_us"] >= from_us) & (ledger.sent["intended_us"] < to_us)]
     keys = sent["device"].astype(np.int64) << _SEQ_BITS | sent["seq"].astype(np.int64)
-    order = np.lexsort((arrived.stamp_ms, arrived.key))
-    theirs, stamps = arrived.key[order], arrived.stamp_ms[order]
+    theirs, stamps = first_stamps(arrived)
     at = np.searchsorted(theirs, keys)
     found = at < theirs.size
     found[found] = theirs[at[found]] == keys[found]
-    return stamps[at[found]] - sent["intended_us"][found] / 1000
+    out = np.full(len(keys), np.inf)
+    out[found] = stamps[at[found]] - sent["intended_us"][found] / 1000
+    return out
+
+
+def _allowed(options: IngestOptions) -> list[int]:
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return cores[: options.cores or len(cores)]
+
+
+def forwarder_core(options: IngestOptions) -> list[int]:
+    """Return the core that the forwarder has for itself; none if it shares all."""
+    cores = _allowed(options)
+    return cores[-1:] if options.pinned and len(cores) > 1 else []
+
+
+def other_cores(options: IngestOptions) -> list[int]:
+    """Return the cores of all else: brokers, publisher, driver."""
+    own = forwarder_core(options)
+    return [core for core in _allowed(options) if core not in own]
 
 
 def run(options: IngestOptions, peers: Sequence[Peer], console: Console, folder: Path | None = None) -> Report:
     """Measure ours and every peer that is there; say of the others why they are not."""
     absent = {peer.name: why for peer in peers if (why := peer.absent())}
     candidates = [ours(), *(of_peer(peer) for peer in peers if peer.name not in absent)]
-    with tempfile.TemporaryDirectory(prefix="v2x-bench-", ignore_cleanup_errors=True) as temporary:
-        bench = Bench(folder or Path(temporary), options, candidates)
+    own = forwarder_core(options)
+    with (
+        tempfile.TemporaryDirectory(prefix="v2x-bench-", ignore_cleanup_errors=True) as temporary,
+        on_cores(other_cores(options)),
+    ):
+        bench = Bench(folder or Path(temporary), options, candidates, own)
         report = Report(options, _size(bench.load), {c.name: c.what for c in candidates}, absent)
         try:
             bench.start()

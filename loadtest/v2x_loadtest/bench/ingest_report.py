@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from math import inf, isfinite
 from typing import Any
 
 from rich.console import Console
@@ -46,15 +47,17 @@ def show(report: Report, console: Console) -> None:
             console.print(_table(f"{_title(report)}: {kind}", runs, caption, latency=kind == "open loop"))
             console.print(_counts(f"What became of the messages, {kind}", runs))
     if report.durability:
-        table = Table(title="PUBACK waits for Kafka? (Kafka killed, 1,000 messages, forwarder killed -9, both back)")
-        for column in ("", "waits", "lost", "repeated"):
+        table = Table(title="PUBACK waits for Kafka? (Kafka killed -9, messages, forwarder killed -9, both back)")
+        for column in ("", "waits", "lost", "repeated", "stayed up", "starts", "back after s"):
             table.add_column(column, justify="left" if not column else "right")
         for name, row in report.durability.items():
             waits = "[green]yes[/]" if row["waits"] else "[red]no[/]"
-            table.add_row(name, waits, f"{row['lost']:,} of {row['published']:,}", f"{row['repeated']:,}")
+            lost = f"{row['lost']:,} of {row['acknowledged']:,}"
+            stayed = "yes" if row["stayed_up"] else "no"
+            table.add_row(name, waits, lost, f"{row['repeated']:,}", stayed, str(row["starts"]), f"{row['back_s']:.1f}")
         console.print(table)
     for name, what in report.what.items():
-        console.print(f"[dim]{name}: {what}[/]")
+        console.print(f"[dim]{name}: {what}{_started(report, name)}[/]")
     for name, why in report.absent.items():
         console.print(f"[yellow]{name}: absent, {why}[/]")
     for name, why in report.failed.items():
@@ -75,11 +78,12 @@ def plot(report: Report) -> str:
     )
     for title, unit, runs, value, digits in rows:
         if runs:
-            charts.append(Chart(title, unit, {n: [value(s) for s in runs[n]] for n in runs}, OURS, digits))
+            drawn = {n: [v for s in runs[n] if isfinite(v := value(s))] for n in runs}
+            charts.append(Chart(title, unit, drawn, OURS, digits))
     notes = [f"{name}: {what}." for name, what in report.what.items()]
     notes += [f"{name}: absent, {why}." for name, why in report.absent.items()]
     notes += [
-        f"{name}: {'no message lost' if row['waits'] else str(row['lost']) + ' of ' + str(row['published']) + ' lost'}"
+        f"{name}: {row['lost']} of {row['acknowledged']} messages lost"
         " when Kafka was dead and the forwarder was killed."
         for name, row in report.durability.items()
     ]
@@ -105,13 +109,22 @@ def _table(title: str, runs: Runs, caption: str, *, latency: bool) -> Table:
 
 
 def _counts(title: str, runs: Runs) -> Table:
-    table = Table(title=title)
+    late = max((s.late_p99_ms for samples in runs.values() for s in samples), default=0.0)
+    table = Table(title=title, caption=f"the publisher itself was late by {late:.1f} ms (p99) at most")
     for column in ("", "acknowledged", "delivered", "too late", "lost", "repeated"):
         table.add_column(column, justify="left" if not column else "right")
     for name, samples in runs.items():
-        fields = ("acknowledged", "delivered", "undelivered", "lost", "repeated")
-        table.add_row(name, *(f"{sum(getattr(s, field) for s in samples):,}" for field in fields))
+        cells = []
+        for count in ("acknowledged", "delivered", "undelivered", "lost", "repeated"):
+            n = sum(getattr(s, count) for s in samples)
+            cells.append(f"[red]{n:,}[/]" if n and count in {"lost", "undelivered"} else f"{n:,}")
+        table.add_row(name, *cells)
     return table
+
+
+def _started(report: Report, name: str) -> str:
+    samples = [s for runs in (report.closed, report.open) for s in runs.get(name, ())]
+    return f"; ready after {_spread(Spread.of([s.start_s for s in samples]), 1, 1)} s" if samples else ""
 
 
 def _show(samples: Sequence[Sample], value: Callable[[Sample], float], digits: int) -> str:
@@ -120,9 +133,10 @@ def _show(samples: Sequence[Sample], value: Callable[[Sample], float], digits: i
 
 def _spread(spread: Spread, digits: int, rounds: int) -> str:
     """Return the median, and below it the range where there is one."""
-    if rounds == 1:
-        return f"{spread.median:,.{digits}f}"
-    return f"{spread.median:,.{digits}f}\n[dim]{spread.low:,.{digits}f}-{spread.high:,.{digits}f}[/]"
+    median, low, high = (
+        "never" if value == inf else f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high)
+    )
+    return median if rounds == 1 else f"{median}\n[dim]{low}-{high}[/]"
 
 
 def _ratios(runs: Runs) -> dict[str, Spread]:
@@ -142,7 +156,9 @@ def _self_us(sample: Sample) -> float:
 
 
 def _ms(sample: Sample, quantile: str) -> float:
-    return float(sample.latency_ms.get(quantile) or 0.0)
+    """Return a quantile over all messages that were due; inf if it falls on one that never arrived."""
+    value = sample.latency_ms.get(quantile)
+    return inf if value is None else float(value)
 
 
 def _title(report: Report) -> str:

@@ -60,13 +60,44 @@ def bars(chart: Chart) -> str:
     return "\n".join([*out, "</svg>"])
 
 
-def page(title: str, notes: Sequence[str], charts: Sequence[Chart]) -> str:
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Figures over time: points (x, y) of each run, x and y from 0."""
+
+    title: str
+    unit: str
+    values: Mapping[str, Sequence[tuple[float, float]]]
+
+
+def lines(chart: Line) -> str:
+    """Return the SVG of figures over time."""
+    points = [point for run in chart.values.values() for point in run] or [(0.0, 0.0)]
+    right, top = (max(values) or 1.0 for values in zip(*points, strict=True))
+    width, height = _WIDTH - _LEFT - _RIGHT, 5 * _ROW
+    label = escape(f"{chart.title}, {chart.unit}", quote=True)
+    out = [f'<svg viewBox="0 0 {_WIDTH} {height + _ROW}" width="{_WIDTH}" role="img" aria-label="{label}">']
+    out.append(f'<path d="M{_LEFT} 8V{height}H{_LEFT + width}" stroke="#222" fill="none"/>')
+    for text, x, y, anchor in (
+        (f"{top:,.0f}", _LEFT - 8, 14, "end"), ("0", _LEFT - 8, height, "end"),
+        (f"{right:,.0f} s", _LEFT + width, height + 18, "end"),
+    ):  # fmt: skip
+        out.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
+    for run in chart.values.values():
+        dots = " ".join(
+            f"{_LEFT + x / right * width:.1f},{height - max(y, 0.0) / top * (height - 8):.1f}" for x, y in run
+        )
+        out.append(f'<polyline points="{dots}" fill="none" stroke="{_COLOURS[0]}" stroke-width="1.5"/>')
+    return "\n".join([*out, "</svg>"])
+
+
+def page(title: str, notes: Sequence[str], charts: Sequence[Chart | Line]) -> str:
     """Return the whole page."""
     here = machine()
     body = [f"<h1>{escape(title)}</h1>"]
     body += [f'<p class="note">{escape(note)}</p>' for note in notes]
     for chart in charts:
-        body += [f"<h2>{escape(chart.title)} ({escape(chart.unit)})</h2>", bars(chart)]
+        drawn = lines(chart) if isinstance(chart, Line) else bars(chart)
+        body += [f"<h2>{escape(chart.title)} ({escape(chart.unit)})</h2>", drawn]
     body.append(
         f'<p class="note">Median of the rounds, whiskers from the lowest to the highest. {escape(str(here["cpu"]))}, '
         f"{here['cores']} cores, Python {escape(str(here['python']))}.</p>"

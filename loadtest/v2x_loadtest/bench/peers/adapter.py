@@ -7,7 +7,6 @@ An adapter file is TOML::
     command = ["my-bridge", "--mqtt", "{mqtt_host}:{mqtt_port}", "--filter", "{filter}", "--kafka", "{kafka}",
                "--topic", "{topic}", "--client-id", "{client_id}"]
     payload = "raw"        # what it writes to Kafka: the bytes as they came, or "influx" (a base64 field)
-    min_partitions = 1     # optional
 """
 
 from __future__ import annotations
