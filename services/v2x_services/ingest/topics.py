@@ -3,11 +3,13 @@
 Two sessions share the uplinks. *Reliable* takes the types that the table in ``v2x.topics`` calls so, each by name.
 *Perishable* takes everything below our root with one filter, so that a topic without a schema is seen and told; what
 belongs to the other session, and our own downlinks, it sets aside by topic. (MQTT filters cannot subtract, and two
-overlapping filters in one session may double each message.)
+overlapping filters in one session may double each message.) So does a single process; several ones share the uplinks by
+``v2x.shards``, and then a topic without a schema has no subscriber.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -15,6 +17,7 @@ from typing import Final
 from v2x.devices import DeviceTable
 from v2x.errors import TopicError
 from v2x.routing import Partitions, Router
+from v2x.shards import Shard, filters
 from v2x.topics import OBSERVATIONS, ROOT, UPLINKS, MessageClass, UplinkType, parse_uplink
 from v2x.zones import partition_of
 
@@ -25,6 +28,13 @@ FILTERS: Final[dict[MessageClass, tuple[str, ...]]] = {
     MessageClass.PERISHABLE: (f"{ROOT}/#",),
 }
 SESSION_NAMES: Final = {MessageClass.RELIABLE: "reliable", MessageClass.PERISHABLE: "perishable"}
+
+
+def session_filters(shard: Shard, kind: MessageClass, known: Collection[str]) -> tuple[str, ...]:
+    """Return the filters of one session of a shard; none if it needs no such session."""
+    return FILTERS[kind] if shard.alone else filters(shard, kind, known)
+
+
 _NOBODY: Final = ""  # the device of topics that name none: they share one quarantine
 _DEVICE_AT: Final = 3
 _PARTS: Final = 6
@@ -89,6 +99,7 @@ class TopicTable:
         self._partitions = partitions
         self._topics: dict[str, Topic] = {}
         self._renewals = devices.renewals
+        self.on_first: Callable[[Topic], None] | None = None  # hears of each topic that is new here
 
     def get(self, name: str) -> Topic:
         """Return what is known of a topic."""
@@ -99,6 +110,8 @@ class TopicTable:
                 self._renewals = self._devices.renewals
                 self._topics.clear()
             self._topics[name] = found
+            if self.on_first is not None:
+                self.on_first(found)
         return found
 
     def _make(self, name: str) -> Topic:
