@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     )
 
     fusion_partitions: str = Field("all", description="Partitions that this process fuses: all, or 0-3,6")
+    fusion_workers: int = Field(
+        0, ge=0, le=64, description="Fusion workers of v2x up that share partitions; 0: one alone"
+    )
+    fusion_group: str = Field(
+        "v2x-fusion", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Consumer group of the workers"
+    )
     fetch_records: int = Field(500, ge=1, le=10_000, description="Most records of one engine step; bounds its time")
     snapshot_s: Seconds = Field(5.0, description="Time between snapshots of a partition")
     accept_other_version: bool = Field(False, description="Go on from an unclean snapshot of another version")
