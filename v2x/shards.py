@@ -57,6 +57,11 @@ class Shard:
         """Say whether there is but one: then wildcards do, and there are no guests."""
         return self.count == 1
 
+    @property
+    def name(self) -> str:
+        """Return the name of its process, in files and logs."""
+        return "ingest" if self.alone else f"ingest-{self.index}of{self.count}"
+
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 

@@ -269,11 +269,6 @@ class Ingest:
         m.set("v2x_sink_pending_bytes", sum(sink.pending_bytes for sink in self._sinks.values()))
 
 
-def shard_name(shard: Shard) -> str:
-    """Return the name of a shard's process, in files and logs."""
-    return "ingest" if shard.alone else f"ingest-{shard.index}of{shard.count}"
-
-
 async def run(
     settings: Settings, shard: Shard | None = None, stop: asyncio.Event | None = None, *, leaving: bool = False
 ) -> None:
@@ -300,7 +295,7 @@ async def run(
     server = HealthServer(metrics, ingest.not_ready, settings.host, port)
     await server.start()
     try:
-        server.tell(settings.state_dir, shard_name(shard) + (".leave" if leaving else ""))
+        server.tell(settings.state_dir, shard.name + (".leave" if leaving else ""))
         await ingest.run(stop)
     finally:
         await server.stop()
