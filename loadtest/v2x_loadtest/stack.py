@@ -144,6 +144,11 @@ class Stack:
         self._keeper.release(name)
         self.services.pop(name).stop()
 
+    def lose(self, name: str) -> None:
+        """Kill -9 a service that does not come back, as a fault."""
+        self._keeper.release(name)
+        self.services.pop(name).kill()
+
     def _launch(self, services: Sequence[Service]) -> None:
         for service in services:
             service.spawn()
