@@ -116,13 +116,13 @@ async def test_a_guest_is_met_by_its_heartbeat(world: str, broker: Mosquitto, tm
 
 
 async def test_a_left_set_is_emptied_and_forgotten(world: str, broker: Mosquitto, tmp_path: Path) -> None:
-    s = settings(world, broker.port, tmp_path, receive_maximum=50)
+    s = settings(world, broker.port, tmp_path, receive_maximum=10)
     async with shards(s, 2):
         pass
     async with Publisher(broker.port, "pub") as pub:
-        assert set(await pub.publish(rsm(d, seq) for seq in range(300) for d in DEVICES)) == {0}
-        assert await leave(s, 2) == 2400
-        assert len(await read(world, OBSERVATIONS)) == 2400
+        assert set(await pub.publish(rsm(d, seq) for seq in range(1000) for d in DEVICES)) == {0}
+        assert await leave(s, 2) == 8000
+        assert len(await read(world, OBSERVATIONS)) == 8000
         assert await leave(s, 2) == 0  # also where there is nothing to leave
         for i, kind in ((0, "reliable"), (0, "perishable"), (1, "perishable")):
             assert not await session_present(broker.port, f"v2x-{s.ingest_id}-{i}of2-{kind}")
