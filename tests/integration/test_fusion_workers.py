@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -16,11 +17,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tests.integration import toy_core
+from tests.integration.ingest_world import ZONES
 from tests.integration.test_fusion_service import feed, fused, read, settings, until, verdict, write
 from v2x.errors import ConfigError
 from v2x.topics import OBSERVATIONS, TRACKS
 
 from v2x_services import fusion
+from v2x_services.brokers import Kafka
 from v2x_services.fusion.group import SESSION_MS
 from v2x_services.fusion.snapshots import SnapshotStore
 from v2x_services.metrics import LAWS
@@ -190,6 +193,54 @@ async def test_a_frozen_worker_does_not_stop_the_road(world: str, workers: Worke
     for number in (0, 1):
         assert await workers.end(number, signal.SIGTERM) == 0
     await verdict(world)
+
+
+async def test_a_kafka_restart_is_survived(kafka: Kafka, world: str, workers: Workers) -> None:
+    await write(world, 0, 20)
+    for number in (0, 1):
+        await workers.start(number)
+    await until(lambda: started(world))
+    feeding = asyncio.create_task(write(world, 20, 2000))
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(kafka.kill)
+    await asyncio.to_thread(kafka.start)
+    await feeding
+    await write(world, 2020, 100)
+    await caught_up(world)
+    await workers.end(0, signal.SIGKILL)  # the group still works
+    await write(world, 2120, 1000)
+    await caught_up(world)
+    assert await workers.end(1, signal.SIGTERM) == 0
+    await verdict(world)
+
+
+async def test_the_command_keeps_its_workers(world: str, tmp_path: Path) -> None:
+    zones = tmp_path / "zones.json"
+    zones.write_text(json.dumps(ZONES))
+    command = [sys.executable, "-m", "v2x_loadtest.cli", "fuse", "--workers", "2", "--metrics-port", "0"]
+    command += ["--kafka", world, "--zones", str(zones), "--state-dir", str(tmp_path)]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    files = [tmp_path / f"fusion-{i}.pid" for i in (0, 1)]
+    ports = [tmp_path / f"fusion-{i}.port" for i in (0, 1)]
+    try:
+
+        async def up() -> bool:
+            return all(path.exists() for path in (*files, *ports))
+
+        await until(up, 120)
+        before = [int(path.read_text()) for path in files]
+        os.kill(before[0], signal.SIGKILL)
+
+        async def again() -> bool:
+            return files[0].exists() and int(files[0].read_text() or 0) not in {0, before[0]}
+
+        await until(again, 120)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    assert not any(path.exists() for path in files)
+    with pytest.raises(ProcessLookupError):
+        os.kill(before[1], 0)
 
 
 async def test_mistakes_are_told(world: str, tmp_path: Path) -> None:
