@@ -157,7 +157,7 @@ class Fusion:
         """Give up what the group has given to others, take over what it has given to us."""
         if members.fatal is not None:
             raise members.fatal
-        if members.assigned is None:
+        if members.assigned is None or (members.generation == self._assignment and not self._waiting):
             return
         now = time.monotonic()
         if members.generation != self._assignment:
