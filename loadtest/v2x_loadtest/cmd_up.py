@@ -41,6 +41,7 @@ def up(
 ) -> None:
     """Start brokers, topics, ingest and fusion; restart what dies; Ctrl-C stops all cleanly.
 
+    The settings ingest_shards and fusion_workers give each several processes.
     Kafka listens on 9092 and MQTT on 1883 of the loopback, unless the settings say that they run elsewhere.
     """
     s = Settings.load(config, kafka_bootstrap=kafka, partitions=partitions, zones_path=zones)
@@ -56,6 +57,7 @@ def up(
         _scene_zones(scene, run_dir) if scene else s.zones_path,
         partitions=s.partitions,
         shards=s.ingest_shards,
+        workers=s.fusion_workers,
         kafka_bootstrap=s.kafka_bootstrap if origin["kafka_bootstrap"] != "default" else None,
         mqtt=given_mqtt,
         kafka_port=0 if free_ports else 9092,

@@ -7,78 +7,23 @@ writes is in ``run_dir``: data, logs, state, ports. A broker that is given is us
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from v2x.errors import BrokerError, ConfigError
+from v2x.shards import Shard
 
+from v2x_loadtest.keep import Keeper, Say, Service, stop_all
 from v2x_services import topics
 from v2x_services.brokers import Kafka, Mosquitto
 from v2x_services.process import Process
 from v2x_services.settings import PREFIX, Settings
-
-Say = Callable[[str, str], None]  # who, line
-_BACK_OFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_SETTLED_S: Final = 30.0
-
-
-class Service(Process):
-    """One `v2x ingest` or `v2x fuse`."""
-
-    start_s = 240.0  # the first start on a machine compiles kernels: a minute of CPU, and others may want it too
-
-    def __init__(self, name: str, args: list[str], folder: Path, env: Mapping[str, str], say: Say) -> None:
-        super().__init__(folder, lambda line: say(name, line))
-        self.name = name
-        self._args, self._env = args, env
-
-    @property
-    def state_dir(self) -> Path:
-        """Return the folder of its snapshots and port file."""
-        return self.folder / "state"
-
-    @property
-    def url(self) -> str:
-        """Return where it serves /metrics, /healthz and /readyz; empty before it told."""
-        try:
-            return f"http://127.0.0.1:{int((self.state_dir / f'{self.name}.port').read_text())}"
-        except (OSError, ValueError):
-            return ""
-
-    def command(self) -> list[str]:
-        """Return the command line; the old port file goes, so that ``serves`` asks the new process."""
-        (self.state_dir / f"{self.name}.port").unlink(missing_ok=True)
-        return [sys.executable, "-m", "v2x_loadtest.cli", *self._args, "--state-dir", str(self.state_dir)]
-
-    def environment(self) -> Mapping[str, str]:
-        """Return our environment with the stack's settings."""
-        return {**os.environ, **self._env}
-
-    def serves(self) -> bool:
-        """Ask /readyz."""
-        return self.not_ready() == ""
-
-    def not_ready(self) -> str:
-        """Return why it is not ready, or nothing."""
-        if not self.url:
-            return "no answer yet"
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2.0):  # noqa: S310  (our own loopback port)
-                return ""
-        except urllib.error.HTTPError as e:
-            return str(json.loads(e.read() or b"{}").get("why", e))
-        except (OSError, ValueError) as e:
-            return str(e)
 
 
 class Stack:
@@ -91,6 +36,7 @@ class Stack:
         *,
         partitions: int = 8,
         shards: int = 1,
+        workers: int = 0,
         kafka_bootstrap: str | None = None,
         mqtt: tuple[str, int] | None = None,
         kafka_port: int = 0,
@@ -100,13 +46,11 @@ class Stack:
         say: Say | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        """``extra``: more settings (name: value) for the services."""
+        """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value)."""
         self.run_dir = Path(run_dir).resolve()
         self.partitions = partitions
         self._say: Say = say or (lambda _who, _line: None)
-        self._stopping = threading.Event()
-        self._watchers: list[threading.Thread] = []
-        self.restarts: dict[str, int] = {}
+        self._keeper = Keeper(self._say)
         self.kafka = None if kafka_bootstrap else Kafka(self.run_dir / "kafka", port=kafka_port)
         self.mosquitto = None if mqtt else Mosquitto(self.run_dir / "mosquitto", port=mqtt_port)
         self.kafka_bootstrap = kafka_bootstrap or (self.kafka.bootstrap if self.kafka else "")
@@ -130,10 +74,25 @@ class Stack:
             **(extra or {}),
         }
         self.env = {PREFIX + name.upper(): str(value) for name, value in settings.items() if value is not None}
-        ingests = ["ingest"] if shards == 1 else [f"ingest-{i}" for i in range(shards)]
-        commands = {"fusion": ["fuse"]}
-        commands |= {name: ["ingest", *(["--shard", str(i)] if shards > 1 else [])] for i, name in enumerate(ingests)}
-        self.services = {n: Service(n, args, self.run_dir, self.env, self._say) for n, args in commands.items()}
+        self.services = {service.name: service for service in (*self.fusions(workers), *self.ingests(shards))}
+
+    def ingests(self, count: int) -> list[Service]:
+        """Return the services of a set of ingest shards, not started."""
+        return [self._service(Shard(i, count).name, "ingest", "--shard", f"{i}/{count}") for i in range(count)]
+
+    def fusions(self, count: int, first: int = 0) -> list[Service]:
+        """Return fusion workers from number ``first`` on, not started; the one that works alone if 0 are asked for."""
+        if not count:
+            return [self._service("fusion", "fuse")]
+        return [self._service(f"fusion-{i}", "fuse", "--worker", str(i)) for i in range(first, first + count)]
+
+    def _service(self, name: str, *args: str) -> Service:
+        return Service(name, list(args), self.run_dir, self.env, self._say)
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """Return how often each part was started again."""
+        return self._keeper.restarts
 
     @property
     def settings(self) -> Settings:
@@ -167,27 +126,43 @@ class Stack:
                 list(pool.map(lambda broker: broker.start(), brokers))
             for line in asyncio.run(topics.apply(self.kafka_bootstrap, self.partitions)):
                 self._say("up", line)
-            for service in self.services.values():
-                service.spawn()
-            for service in self.services.values():
-                service.wait_until_serving()
+            self._launch(list(self.services.values()))
         except BaseException:
             self.stop()
             raise
-        for process in (*brokers, *self.services.values()):
-            watcher = threading.Thread(target=self._watch, args=(process,), name=f"watch {process.name}", daemon=True)
-            watcher.start()
-            self._watchers.append(watcher)
+        for broker in brokers:
+            self._keeper.watch(broker)
         return self
+
+    def add(self, services: Sequence[Service]) -> None:
+        """Start more services, wait until they are ready, and keep them."""
+        self.services |= {service.name: service for service in services}
+        self._launch(services)
+
+    def retire(self, name: str) -> None:
+        """Stop a service cleanly, for good."""
+        self._keeper.release(name)
+        self.services.pop(name).stop()
+
+    def lose(self, name: str) -> None:
+        """Kill -9 a service that does not come back, as a fault."""
+        self._keeper.release(name)
+        self.services.pop(name).kill()
+
+    def _launch(self, services: Sequence[Service]) -> None:
+        for service in services:
+            service.spawn()
+        for service in services:
+            service.wait_until_serving()
+        for service in services:
+            self._keeper.watch(service)
 
     def stop(self) -> None:
         """Stop cleanly, in the direction of the flow: ingest, fusion, brokers."""
-        self._stopping.set()
-        for watcher in self._watchers:
-            watcher.join(5.0)
-        self._watchers.clear()
-        order = sorted(self.services, key=lambda name: name == "fusion")
-        for process in (*(self.services[name] for name in order), self.mosquitto, self.kafka):
+        self._keeper.stop()
+        stop_all([service for name, service in self.services.items() if name.startswith("ingest")])
+        stop_all([service for name, service in self.services.items() if name.startswith("fusion")])
+        for process in (self.mosquitto, self.kafka):
             if process is not None:
                 process.stop()
 
@@ -209,7 +184,7 @@ class Stack:
         process = self._process(name)
         deadline = time.monotonic() + seconds
         while (pid := process.pid) is None or pid == not_pid or not process.serves():
-            if time.monotonic() > deadline or self._stopping.is_set():
+            if time.monotonic() > deadline or self._keeper.stopping.is_set():
                 msg = f"{name} is not ready after {seconds:.0f} s: {process.last_line()}"
                 raise BrokerError(msg)
             time.sleep(0.05)
@@ -233,34 +208,3 @@ class Stack:
             msg = f"this stack does not run {name!r}; it runs {', '.join(self.services)}"
             raise ConfigError(msg)
         return found
-
-    def _watch(self, process: Process) -> None:
-        """Start a part again whenever it ends."""
-        attempt = 0
-        while True:
-            began = time.monotonic()
-            code = self._wait(process)
-            if code is None:
-                return
-            attempt = 0 if time.monotonic() - began > _SETTLED_S else attempt
-            wait = _BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)]
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-            self._say("up", f"{process.name} {how}, starting it again in {wait} s")
-            if self._stopping.wait(wait):
-                return
-            attempt += 1
-            self.restarts[process.name] = self.restarts.get(process.name, 0) + 1
-            try:
-                process.spawn()
-            except (BrokerError, OSError) as e:
-                self._say("up", f"{process.name} cannot be started: {e}")
-
-    def _wait(self, process: Process) -> int | None:
-        """Return the exit code once the process has ended; None when we are stopping."""
-        while not self._stopping.is_set():
-            child = process.process
-            code = child.poll() if child is not None else 1
-            if code is not None:
-                return code
-            self._stopping.wait(0.05)
-        return None

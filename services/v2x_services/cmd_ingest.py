@@ -17,14 +17,26 @@ def ingest(
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the key file, if none is named.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="Key of pseudonyms and sealed dead letters.")] = None,
     ingest_id: Annotated[str | None, typer.Option(help="Names the MQTT sessions and the ticks.")] = None,
-    shard: Annotated[int, typer.Option(help="Which of the ingest shards this is, from 0.")] = 0,
+    shard: Annotated[
+        str | None, typer.Option(metavar="i/n", help="Be number i (from 0) of n processes that share the devices.")
+    ] = None,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="Empty and end the MQTT sessions that this shard left behind, then exit.")
+    ] = False,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0: any free one.")] = None,
 ) -> None:
-    """Take messages from MQTT, check them and write them to Kafka until SIGTERM or Ctrl-C, which stop it cleanly."""
+    """Take messages from MQTT, check them and write them to Kafka until SIGTERM or Ctrl-C, which stop it cleanly.
+
+    Several processes share the devices with --shard 0/2 and --shard 1/2. To go from one number of shards to another:
+    start the new set, stop the old one when all of the new are ready, then end each old one with --leave
+    (docs/operations.md).
+    """
     import asyncio  # noqa: PLC0415 - `v2x --help` must be quick
     import signal  # noqa: PLC0415
 
     import uvloop  # noqa: PLC0415
+    from v2x.errors import ConfigError  # noqa: PLC0415
+    from v2x.shards import Shard  # noqa: PLC0415
 
     from v2x_services import log  # noqa: PLC0415
     from v2x_services.ingest import app  # noqa: PLC0415
@@ -41,12 +53,16 @@ def ingest(
         ingest_id=ingest_id,
         ingest_metrics_port=metrics_port,
     )
+    if shard is None and settings.ingest_shards > 1:
+        n = settings.ingest_shards
+        raise ConfigError(f"ingest_shards is {n}: say which one this is, --shard 0/{n} to {n - 1}/{n}")
+    place = Shard.parse(shard or "0/1")
     log.setup("ingest", settings.log_format, settings.log_level)
 
     async def run() -> None:
         stop = asyncio.Event()
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-        await app.run(settings, shard, stop)
+        await app.run(settings, place, stop, leaving=leave)
 
     uvloop.run(run())

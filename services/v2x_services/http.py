@@ -39,12 +39,13 @@ class HealthServer:
             raise ConfigError(msg) from e
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def tell(self, state_dir: Path) -> None:
-        """Write the port to ``{state_dir}/{service}.port``, for whoever started us with port 0."""
+    def tell(self, state_dir: Path, name: str = "") -> None:
+        """Write the port to ``{state_dir}/{name}.port`` (default: the service's), for who started us with port 0."""
+        name = name or self._metrics.service
         state_dir.mkdir(parents=True, exist_ok=True)
-        beside = state_dir / f"{self._metrics.service}.port.tmp"
+        beside = state_dir / f"{name}.port.tmp"
         beside.write_text(f"{self.port}\n")
-        beside.replace(state_dir / f"{self._metrics.service}.port")
+        beside.replace(state_dir / f"{name}.port")
 
     async def stop(self) -> None:
         """Stop listening."""

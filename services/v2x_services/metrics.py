@@ -96,6 +96,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     ),
     Metric("v2x_ingest_connected", _G, "1", ("session",), "1 while connected and subscribed"),
     Metric("v2x_ingest_quarantined_devices", _G, "devices", (), "Devices over their limit of bad messages or bytes"),
+    Metric("v2x_ingest_guest_devices", _G, "devices", (), "RSUs outside the zone map that shard 0 has met and takes"),
     Metric("v2x_ingest_known_devices", _G, "devices", (), "Devices with a counter in memory"),
     Metric("v2x_ingest_clock_suspect", _G, "1", (), "1 while most devices disagree with this machine's clock"),
     Metric(

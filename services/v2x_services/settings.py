@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     replication: int = Field(1, ge=1, le=5, description="Replicas of each topic; with 3, min.insync.replicas is 2")
 
     ingest_id: str = Field("ingest", pattern=r"^[A-Za-z0-9._-]{1,32}$", description="Names MQTT sessions and ticks")
-    ingest_shards: int = Field(1, ge=1, le=64, description="Ingest processes that share the devices by hash")
+    ingest_shards: int = Field(1, ge=1, le=64, description="Ingest processes of v2x up, which share the devices")
     receive_maximum: int = Field(2048, ge=1, le=65535, description="Unacknowledged publishes a session may hold")
     session_expiry_s: int = Field(86_400, ge=0, description="How long the MQTT broker keeps our session")
     queue_messages: int = Field(1_000_000, ge=1, description="The broker's max_queued_messages, for the outage budget")
@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     )
 
     fusion_partitions: str = Field("all", description="Partitions that this process fuses: all, or 0-3,6")
+    fusion_workers: int = Field(
+        0, ge=0, le=64, description="Fusion workers of v2x up that share partitions; 0: one alone"
+    )
+    fusion_group: str = Field(
+        "v2x-fusion", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Consumer group of the workers"
+    )
     fetch_records: int = Field(500, ge=1, le=10_000, description="Most records of one engine step; bounds its time")
     snapshot_s: Seconds = Field(5.0, description="Time between snapshots of a partition")
     accept_other_version: bool = Field(False, description="Go on from an unclean snapshot of another version")
@@ -122,6 +128,11 @@ class Settings(BaseSettings):
             for name, where in self._origin.items()
             if where != "default" and getattr(self, name) is not None
         }
+
+    def metrics_port(self, service: str, place: int = 0) -> int:
+        """Return the port of ``ingest``'s or ``fusion``'s process number ``place``: 10 apart; 0 stays any free one."""
+        first: int = getattr(self, f"{service}_metrics_port")
+        return first + 10 * place if first else 0
 
     def partition_list(self, partitions: int) -> list[int]:
         """Return the partitions named by ``fusion_partitions`` (``all``, ``0-3,6``); ConfigError if that is no list."""

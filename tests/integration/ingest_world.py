@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import mqtt5
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from v2x.shards import Shard
 from v2x.topics import HEADER_COPY, uplink_topic
 
 from v2x_codecs import vectors
@@ -207,10 +208,10 @@ def settings(bootstrap: str, mqtt_port: int, folder: Path, **more: Any) -> Setti
 
 
 @asynccontextmanager
-async def running(made: Settings) -> AsyncIterator[Running]:
+async def running(made: Settings, shard: str = "0/1") -> AsyncIterator[Running]:
     """Run ingest until the block ends; ready when it begins."""
     metrics = Metrics("ingest")
-    world = Running(Ingest(made, metrics), metrics)
+    world = Running(Ingest(made, metrics, Shard.parse(shard)), metrics)
     task = asyncio.create_task(world.ingest.run(world.stop))
     try:
         async with asyncio.timeout(30):

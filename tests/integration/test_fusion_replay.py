@@ -36,6 +36,24 @@ async def read(bootstrap: str) -> dict[tuple[str, int], list[Record]]:
     return log
 
 
+def compare_with_one_run(log: dict[tuple[str, int], list[Record]], cores: DomainCores, partitions: int) -> int:
+    """Check that what is out, by the reader's rule, is what one run over the log makes; return how many records."""
+    codec = ReferenceCodec(Registry.load())
+    compared = 0
+    for p in range(partitions):
+        core = cores.fresh(OBSERVATIONS, p, partitions)
+        expected = core.feed(log[OBSERVATIONS, p])  # in one go: batches must not matter
+        for topic in OUT:
+            once = Once()
+            seen = [r.value for r in log[topic, p] if once(*codec.decode_kafka(r.value))]
+            wanted = [o.value for o in expected if o.topic == topic]
+            # The log went on a moment while it was read: the outputs are the beginning of what it makes, or all of it.
+            assert seen[: len(wanted)] == wanted[: len(seen)]
+            assert len(wanted) - len(seen) < 40
+            compared += len(seen)
+    return compared
+
+
 def test_killed_twice_and_still_one_run(tmp_path: Path) -> None:
     scene = synthetic_scene()
     save_scene(scene, tmp_path / "scene.npz")
@@ -69,17 +87,4 @@ def test_killed_twice_and_still_one_run(tmp_path: Path) -> None:
         assert following.returncode == 130
         cores = DomainCores(stack.settings)
         cores.warm_up()
-    codec = ReferenceCodec(Registry.load())
-    compared = 0
-    for p in range(PARTITIONS):
-        core = cores.fresh(OBSERVATIONS, p, PARTITIONS)
-        expected = core.feed(log[OBSERVATIONS, p])  # in one go: batches must not matter
-        for topic in OUT:
-            once = Once()
-            seen = [r.value for r in log[topic, p] if once(*codec.decode_kafka(r.value))]
-            wanted = [o.value for o in expected if o.topic == topic]
-            # The log went on a moment while it was read: the outputs are the beginning of what it makes, or all of it.
-            assert seen[: len(wanted)] == wanted[: len(seen)]
-            assert len(wanted) - len(seen) < 40
-            compared += len(seen)
-    assert compared > 200
+    assert compare_with_one_run(log, cores, PARTITIONS) > 200

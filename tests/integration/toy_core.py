@@ -18,6 +18,7 @@ from v2x.topics import EVENTS, LINKS, OBSERVATIONS, TRACKS
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_services.fusion import membership
 from v2x_services.fusion.service import Fusion
 from v2x_services.kafka import KafkaSink
 from v2x_services.metrics import Metrics
@@ -100,18 +101,21 @@ class ToyCores:
         return ToyCore(topic, partition).load(blob)
 
 
-async def run(settings: Settings, stop: asyncio.Event, config: str = "toy") -> Metrics:
-    """Run the service on toy cores."""
+async def run(settings: Settings, stop: asyncio.Event, config: str = "toy", worker: int | None = None) -> Metrics:
+    """Run the service on toy cores, as a worker of the group if it has a number."""
     metrics = Metrics("fusion", "test")
     sink = KafkaSink(settings.kafka_bootstrap, (TRACKS, EVENTS, LINKS, OBSERVATIONS), client_id="toy")
-    await Fusion(settings, ToyCores(config), sink, metrics).run(stop)
+    members = None if worker is None else membership(settings, worker)
+    await Fusion(settings, ToyCores(config), sink, metrics, members).run(stop)
     return metrics
 
 
 async def _main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await run(Settings.load(kafka_bootstrap=sys.argv[1], state_dir=sys.argv[2], snapshot_s=0.2, fetch_records=20), stop)
+    bootstrap, folder, *worker = sys.argv[1:]
+    s = Settings.load(kafka_bootstrap=bootstrap, state_dir=folder, snapshot_s=0.2, fetch_records=20)
+    await run(s, stop, worker=int(worker[0]) if worker else None)
 
 
 if __name__ == "__main__":

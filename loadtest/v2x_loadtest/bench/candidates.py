@@ -20,7 +20,7 @@ from v2x_loadtest.bench.payloads import PROBE
 from v2x_loadtest.bench.peers import Peer, Place
 from v2x_loadtest.bench.publisher import connect
 from v2x_loadtest.bench.records import Topics
-from v2x_loadtest.stack import Service
+from v2x_loadtest.keep import Service
 from v2x_services import topics
 from v2x_services.process import Process
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from v2x.errors import ConfigError
 from v2x.topics import OBSERVATIONS
 
-from v2x_services.fusion.cores import Cores
+from v2x_services.fusion.cores import INPUT_TOPICS, Cores
+from v2x_services.fusion.group import Membership
 from v2x_services.fusion.service import Fusion
+from v2x_services.fusion.snapshots import SnapshotStore, StoreHeldError
 from v2x_services.fusion.tails import OUTPUT_TOPICS
 from v2x_services.http import HealthServer
 from v2x_services.kafka import KafkaSink
@@ -16,8 +19,13 @@ from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 
 
-async def run(settings: Settings, stop: asyncio.Event | None = None, cores: Cores | None = None) -> None:
-    """Fuse until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise."""
+async def run(
+    settings: Settings, stop: asyncio.Event | None = None, cores: Cores | None = None, *, worker: int | None = None
+) -> None:
+    """Fuse until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise.
+
+    ``worker``: this process's number in the group that shares the partitions; None: all that the settings name.
+    """
     stop = stop or asyncio.Event()
     fatal = _FatalSlot(stop)
     asyncio.get_running_loop().set_exception_handler(fatal)
@@ -33,15 +41,36 @@ async def run(settings: Settings, stop: asyncio.Event | None = None, cores: Core
         from v2x_services.fusion.domain import DomainCores  # noqa: PLC0415  (numba: 1 s that tests on a toy core save)
 
         cores = DomainCores(settings)
-    fusion = Fusion(settings, cores, sink, metrics)
-    server = HealthServer(metrics, fusion.not_ready, settings.host, settings.fusion_metrics_port)
+    members = None if worker is None else membership(settings, worker)
+    lock = None if worker is None else worker_lock(settings, worker)
+    fusion = Fusion(settings, cores, sink, metrics, members)
+    port = settings.metrics_port("fusion", worker or 0)
+    server = HealthServer(metrics, fusion.not_ready, settings.host, port)
     await server.start()
     try:
-        server.tell(settings.state_dir)
+        server.tell(settings.state_dir, "fusion" if worker is None else f"fusion-{worker}")
         await fusion.run(stop)
     finally:
         await server.stop()
+        if lock is not None:
+            lock.close()
     fatal.raise_if_set()
+
+
+def membership(settings: Settings, worker: int) -> Membership:
+    """Return a worker's membership; ConfigError if the settings name partitions as well."""
+    if settings.fusion_partitions != "all":
+        msg = f"fusion_partitions is {settings.fusion_partitions}, but workers get theirs from the group: take one away"
+        raise ConfigError(msg)
+    return Membership(settings.kafka_bootstrap, INPUT_TOPICS, settings.fusion_group, worker)
+
+
+def worker_lock(settings: Settings, worker: int) -> SnapshotStore:
+    """Return the lock of a worker's number: two with the same would throw each other out of the group for ever."""
+    try:
+        return SnapshotStore(settings.state_dir / "fusion" / f"worker-{worker}")
+    except StoreHeldError as e:
+        raise ConfigError(f"fusion worker {worker} runs already; give this one another number (--worker)") from e
 
 
 class _FatalSlot:

@@ -6,9 +6,10 @@
                             │                                │ all out up to a step
                             └── snapshot ── waits for ───────┘ ─► file
 
-Partitions are assigned by the settings, not by a group: state is in files beside the process, and a restart with the
-same folder goes on within a second. The position of a partition is that of its snapshot; nothing is committed to Kafka.
-A restart loads the snapshot, feeds the log from there, and suppresses outputs that are already in the output topics.
+Partitions are assigned by the settings, or among several workers by a consumer group (see ``group``). State is in files
+beside the process, and a restart with the same folder goes on within a second. The position of a partition is that of
+its snapshot; nothing is committed to Kafka. A restart, or another worker, loads the snapshot, feeds the log from there,
+and suppresses outputs that are already in the output topics.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -25,13 +26,15 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from v2x.columns import Record
-from v2x.errors import BrokerError, SnapshotError
+from v2x.errors import SnapshotError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services import topics
 from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account
-from v2x_services.fusion.snapshots import Label, SnapshotStore
+from v2x_services.fusion.group import Membership
+from v2x_services.fusion.loading import load_core
+from v2x_services.fusion.snapshots import Label, SnapshotStore, StoreHeldError
 from v2x_services.fusion.stage import Core, Stage, Steps
 from v2x_services.fusion.tails import OUTPUT_TOPICS, Position, last_positions
 from v2x_services.metrics import Metrics
@@ -42,6 +45,7 @@ log = structlog.get_logger("fusion")
 _POLL_MS: Final = 100
 _DRAIN_S: Final = 15.0
 _RETRY_S: Final = 0.5
+_HELD_S: Final = 5.0  # so long a worker may take to write its last snapshots; whoever is frozen must not stop the road
 
 
 @dataclass(slots=True)
@@ -69,12 +73,19 @@ class _Place:
 class Fusion:
     """One process's share of fusion."""
 
-    def __init__(self, settings: Settings, cores: Cores, sink: LogSink, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, cores: Cores, sink: LogSink, metrics: Metrics, members: Membership | None = None
+    ) -> None:
         self.why_not_ready = "starting"
+        self._members = members
+        self._assignment = 0  # the last one of the group's that we followed
+        self._waiting: dict[TopicPartition, float] = {}  # ours by the group's word, and since when we try to open it
+        self._generations: dict[str, dict[int, str]] = {}
+        self._took: Counter[str] = Counter()  # the books of partitions that others have now
+        self._left: Counter[tuple[str, str]] = Counter()
         self._settings, self._cores, self._sink, self._metrics = settings, cores, sink, metrics
         self._steps = Steps(metrics)
         self._places: dict[TopicPartition, _Place] = {}
-        self._stores: list[SnapshotStore] = []
         self._saving: set[asyncio.Task[None]] = set()
         self._consumer: Any = None
         metrics.before_scrape(self._refresh)
@@ -104,8 +115,10 @@ class Fusion:
             if self._consumer is not None:
                 await self._consumer.stop()
             await self._sink.stop(0.0)
-            for store in self._stores:
-                store.close()
+            for place in self._places.values():
+                place.store.close()
+            if self._members is not None:
+                await self._members.leave()
 
     def not_ready(self) -> str:
         """Say why this process is not ready, or nothing."""
@@ -129,26 +142,84 @@ class Fusion:
         )
         await _start(self._consumer)
         self.why_not_ready = "loading snapshots"
-        await self._place_all()
-        self.why_not_ready = ""
+        self._generations = await topics.generations(self._settings.kafka_bootstrap, INPUT_TOPICS)
+        if self._members is None:
+            mine = {t: self._settings.partition_list(len(found)) for t, found in self._generations.items()}
+            await self._take_over({TopicPartition(t, p): self._store(t, p) for t, some in mine.items() for p in some})
+            self.why_not_ready = ""
+        else:
+            self.why_not_ready = "waiting for the group to assign partitions"
+            self._members.start()
 
-    async def _place_all(self) -> None:
-        bootstrap = self._settings.kafka_bootstrap
-        generations = await topics.generations(bootstrap, INPUT_TOPICS)
+    # -- partitions come and go
+
+    async def _follow(self, members: Membership) -> None:
+        """Give up what the group has given to others, take over what it has given to us."""
+        if members.fatal is not None:
+            raise members.fatal
+        if members.assigned is None or (members.generation == self._assignment and not self._waiting):
+            return
+        now = time.monotonic()
+        if members.generation != self._assignment:
+            self._assignment = members.generation
+            lost = self._places.keys() - members.assigned
+            self._waiting = {tp: self._waiting.get(tp, now) for tp in members.assigned - self._places.keys()}
+            if lost:
+                await self._give_up(lost)
+        opened = {}
+        for tp, since in self._waiting.items():
+            with suppress(StoreHeldError):  # the worker that had it still writes its last snapshot
+                opened[tp] = self._store(*tp, by_force=now - since > _HELD_S)
+        if opened:
+            await self._take_over(opened)
+        for tp in opened:
+            del self._waiting[tp]
+        names = sorted(f"{topic}-{p}" for topic, p in self._waiting)
+        self.why_not_ready = f"another process has the snapshots of {', '.join(names)}" if names else ""
+
+    async def _give_up(self, lost: Collection[TopicPartition]) -> None:
+        """Let others have partitions: everything out, a snapshot exactly there, then the lock."""
+        saved = await self._save_all(lost)
+        for tp in sorted(lost):
+            place = self._places.pop(tp)
+            place.store.close()
+            took, left = account(place.stage.core.counters)
+            self._took[tp.topic] += took - place.before[0]
+            self._left.update({(tp.topic, why): n - place.before[1].get(why, 0) for why, n in left.items()})
+            self._metrics.set("v2x_fusion_lag_records", 0, topic=tp.topic, partition=str(tp.partition))
+            if tp.topic == INPUT_TOPICS[0]:
+                self._metrics.set("v2x_fusion_tracks", 0, partition=str(tp.partition))
+        self._read()
+        log.info("partitions given up", partitions=[f"{t}-{p}" for t, p in sorted(lost)], saved=saved)
+
+    def _store(self, topic: str, partition: int, *, by_force: bool = False) -> SnapshotStore:
+        if by_force:
+            log.warning("taking snapshots that another process holds open", partition=f"{topic}-{partition}")
+        return SnapshotStore(self._settings.state_dir / "fusion" / f"{topic}-{partition}", by_force=by_force)
+
+    async def _take_over(self, stores: Mapping[TopicPartition, SnapshotStore]) -> None:
+        """Go on with partitions from their snapshots; closes the stores if that fails."""
+        try:
+            await self._place(stores)
+        except BaseException:
+            for store in stores.values():
+                store.close()
+            raise
+
+    async def _place(self, stores: Mapping[TopicPartition, SnapshotStore]) -> None:
         codec = ReferenceCodec(Registry.load())
-        mine = {t: self._settings.partition_list(len(found)) for t, found in generations.items()}
-        road = generations[INPUT_TOPICS[0]]
-        named = {p: g for p, g in road.items() if p in mine[INPUT_TOPICS[0]]}
         loaded: dict[TopicPartition, tuple[SnapshotStore, Label, Core]] = {}
-        for topic, by_partition in generations.items():
-            for p in mine[topic]:
-                found = self._load(topic, p, len(by_partition), by_partition[p])
-                loaded[TopicPartition(topic, p)] = found
-                if topic == INPUT_TOPICS[0]:
-                    named[p] = found[1].generation
-        out = await last_positions(self._consumer, codec, mine[INPUT_TOPICS[0]], named)
+        named: dict[int, str] = {}
+        for tp, store in stores.items():
+            by_partition = self._generations[tp.topic]
+            label, core = load_core(
+                store, self._cores, tp, by_partition, accept_other_version=self._settings.accept_other_version
+            )
+            loaded[tp] = store, label, core
+            if tp.topic == INPUT_TOPICS[0]:
+                named[tp.partition] = label.generation
+        out = await last_positions(self._consumer, codec, sorted(named), named)
         _, ends = await topics.bounds(self._consumer, list(loaded))
-        self._consumer.assign(list(loaded))
         now = time.monotonic()
         for i, (tp, (store, label, core)) in enumerate(loaded.items()):
             mine_out: dict[str, Position] = {}
@@ -160,57 +231,30 @@ class Fusion:
                     f"{tp.topic}-{tp.partition} ends at {ends[tp]}, but offset {furthest} was already fused: the log "
                     f"has lost its end (a power cut?). Delete the topics, then `v2x topics apply` begins a new world"
                 )
-            self._consumer.seek(tp, label.position + 1)
             stage = Stage(
                 tp.topic, tp.partition, core, sink=self._sink, steps=self._steps, metrics=self._metrics, out=mine_out
             )
             # Spread over the interval, so that not all partitions snapshot in one go.
             due = now + self._settings.snapshot_s * (1 + i / len(loaded))
             self._places[tp] = _Place(stage, store, label, due, account(core.counters))
+        self._read()
 
-    def _load(self, topic: str, partition: int, partitions: int, generation: str) -> tuple[SnapshotStore, Label, Core]:
-        """Return store, label and core of a partition: from its snapshot if there is one of this world."""
-        where = f"{topic}-{partition}"
-        if not generation:
-            raise BrokerError(f"{where} has no genesis record: run `v2x topics apply`")
-        store = SnapshotStore(self._settings.state_dir / "fusion" / where)
-        self._stores.append(store)
-        fresh = Label(topic, partition, partitions, generation, -1, True, self._cores.code, self._cores.config)
-        found = store.load()
-        if found is not None and generation not in {found[0].generation, "?"}:
-            log.warning("snapshots belong to another world, putting them aside", partition=where)
-            store.retire()
-            found = None
-        if found is None:
-            if generation == "?":
-                raise SnapshotError(
-                    f"{where} has lost its genesis to retention and there is no snapshot in {store.folder}"
-                )
-            return store, fresh, self._cores.fresh(topic, partition, partitions)
-        label, blob = found
-        if (label.code, label.config) != (fresh.code, fresh.config) and not label.clean:
-            if not self._settings.accept_other_version:
-                raise SnapshotError(
-                    f"the snapshot of {where} is not from a clean stop and belongs to other code or configuration: "
-                    f"start and stop that version once, or accept a seam here with --accept-other-version"
-                )
-            log.warning("going on from an unclean snapshot of another version", partition=where)
-        log.info("snapshot loaded", partition=where, position=label.position, clean=label.clean)
-        label = replace(label, code=fresh.code, config=fresh.config)
-        try:
-            core = self._cores.restore(topic, partition, partitions, blob)
-        except SnapshotError as e:
-            raise SnapshotError(
-                f"{where}: {e}; go back to the zone map and version it was made with, or begin anew: delete "
-                f"{store.folder}, or take another state_dir (--run-dir with `v2x up`)"
-            ) from e
-        return store, label, core
+    def _read(self) -> None:
+        """Read all our partitions on from where their cores are."""
+        self._consumer.assign(list(self._places))
+        for tp, place in self._places.items():
+            self._consumer.seek(tp, place.stage.core.position + 1)
 
     # -- the loop
 
     async def _loop(self, stop: asyncio.Event) -> None:
         limit = self._settings.fetch_records
         while not stop.is_set():
+            if self._members is not None:
+                await self._follow(self._members)
+                if not self._places:
+                    await asyncio.sleep(_POLL_MS / 1000)
+                    continue
             try:
                 fetched: Mapping[TopicPartition, Any] = await self._consumer.getmany(
                     timeout_ms=_POLL_MS, max_records=limit
@@ -285,19 +329,25 @@ class Fusion:
         self._metrics.observe("v2x_fusion_snapshot_bytes", size, topic=topic)
 
     async def _finish(self) -> None:
-        """Stop cleanly: everything out, then a snapshot exactly there; without Kafka the last snapshot has to do."""
+        """Stop cleanly: everything out, then a snapshot exactly there."""
+        if await self._save_all(self._places):
+            log.info("stopped cleanly")
+
+    async def _save_all(self, tps: Collection[TopicPartition]) -> bool:
+        """Wait until everything is out, then write clean snapshots; without Kafka the last ones have to do: False."""
         try:
             await asyncio.wait_for(self._sink.drain(), _DRAIN_S)
         except TimeoutError:
             log.warning(
                 "Kafka does not take the last outputs; the next start makes them again", left=self._sink.pending_records
             )
-            return
+            return False
         await asyncio.gather(*self._saving, return_exceptions=True)
-        for place in self._places.values():
+        for place in [self._places[tp] for tp in tps]:
+            place.pending = None
             if place.stage.core.position >= 0:
                 await self._save(place, self._take(place, clean=True))
-        log.info("stopped cleanly")
+        return True
 
     def _refresh(self) -> None:
         """Bring what others keep into the metrics, at a scrape."""
@@ -313,8 +363,7 @@ class Fusion:
 
     def _account(self) -> None:
         """Bring the cores' books into the metrics: what this process added to them."""
-        effect: Counter[str] = Counter()
-        dropped: Counter[tuple[str, str]] = Counter()
+        effect, dropped = self._took.copy(), self._left.copy()
         for tp, place in self._places.items():
             counters = place.stage.core.counters
             took, left = account(counters)

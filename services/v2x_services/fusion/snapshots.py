@@ -36,13 +36,20 @@ class Label:
     config: str  # checksum of the zones and of what changes results
 
 
-class SnapshotStore:
-    """Snapshots of one partition in ``folder``; raises ConfigError if another process has them open."""
+class StoreHeldError(ConfigError):
+    """Another process has these snapshots open."""
 
-    def __init__(self, folder: Path) -> None:
+
+class SnapshotStore:
+    """Snapshots of one partition in ``folder``; raises StoreHeldError if another process has them open."""
+
+    def __init__(self, folder: Path, *, by_force: bool = False) -> None:
+        """``by_force``: take them even so. Both write the same then, for a snapshot is a function of the log."""
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if by_force:
+                (folder / "lock").unlink(missing_ok=True)  # the other keeps its lock, on a file without a name
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as e:
             msg = f"cannot keep snapshots in {folder}: {e}; give another state_dir (V2X_STATE_DIR)"
@@ -50,13 +57,15 @@ class SnapshotStore:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
-            os.close(self._lock)
+            self.close()
             msg = f"another process fuses from {folder}; stop it, or give this one another state_dir or partitions"
-            raise ConfigError(msg) from e
+            raise StoreHeldError(msg) from e
 
     def close(self) -> None:
         """Let others have the folder."""
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def load(self) -> tuple[Label, bytes] | None:
         """Return the newest snapshot that is whole, or None."""

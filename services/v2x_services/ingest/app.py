@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import structlog
 from v2x.devices import DeviceTable
-from v2x.errors import ConfigError
 from v2x.quarantine import Quarantine, QuarantineLimits
 from v2x.routing import Router
+from v2x.shards import Shard, known_devices
 from v2x.timerules import TimeLimits, TimeRules
 from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, MessageClass
 from v2x.zones import ZoneMap
@@ -25,11 +25,12 @@ from v2x_codecs.registry import Registry
 from v2x_services.http import HealthServer
 from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.mqtt import MqttConfig, MqttSource
+from v2x_services.ingest.onboarding import Onboarding
 from v2x_services.ingest.pipeline import Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence, Ticker
-from v2x_services.ingest.topics import FILTERS, SESSION_NAMES, TopicTable
+from v2x_services.ingest.topics import SESSION_NAMES, TopicTable, session_filters
 from v2x_services.kafka import KafkaSink
 from v2x_services.metrics import Metrics
 from v2x_services.ports import SystemClock
@@ -41,6 +42,7 @@ WRITES: Final = (OBSERVATIONS, GANTRY, DEVICES, DEADLETTER)
 _WATCH_S: Final = 5.0
 _BAD_SHARE: Final = 0.5  # of all messages in a watch interval: alert, and not ready
 _BAD_LEAST: Final = 100  # fewer messages say nothing
+_LOOK_S: Final = 0.05
 _DRAIN_S: Final = 10.0
 _GRACE_MS: Final = 60_000  # beyond the outage budget
 
@@ -48,15 +50,14 @@ _GRACE_MS: Final = 60_000  # beyond the outage budget
 class Ingest:
     """One shard of ingest."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, shard: int = 0) -> None:
-        """Read zone map and keys; ConfigError where they are wrong."""
-        if settings.ingest_shards != 1 or shard != 0:
-            msg = (
-                f"shard {shard} of {settings.ingest_shards}: ingest runs as one shard in this version "
-                f"(set ingest_shards to 1); one process takes all devices"
-            )
-            raise ConfigError(msg)
+    def __init__(
+        self, settings: Settings, metrics: Metrics, shard: Shard | None = None, *, leaving: bool = False
+    ) -> None:
+        """Read zone map and keys; ConfigError where they are wrong. ``leaving``: only empty and end the sessions."""
         self.why_not_ready = "starting"
+        self._shard = shard or Shard()
+        self._leaving = leaving
+        self._onboarding: Onboarding | None = None
         self._settings = settings
         self._metrics = metrics
         self._clock = SystemClock()
@@ -118,7 +119,9 @@ class Ingest:
         codec = ReferenceCodec(self._registry)
         self.why_not_ready = "waiting for Kafka"
         s = self._settings
-        for kind in (MessageClass.RELIABLE, MessageClass.PERISHABLE):
+        known = known_devices(self._zones)
+        wanted = {kind: session_filters(self._shard, kind, known) for kind in SESSION_NAMES}
+        for kind in [kind for kind, some in wanted.items() if some]:
             self._sinks[kind] = KafkaSink(
                 s.kafka_bootstrap,
                 WRITES,
@@ -126,7 +129,7 @@ class Ingest:
                 max_pending=s.pending_bytes,
             )
             await self._sinks[kind].connect()
-        partitions = {topic: self._sinks[MessageClass.RELIABLE].partitions(topic) for topic in WRITES}
+        partitions = {topic: self._sinks[MessageClass.PERISHABLE].partitions(topic) for topic in WRITES}
         routes = Routes(Router(self._zones, partitions[OBSERVATIONS]))
         silence = Silence(partitions[OBSERVATIONS], self._clock)
         shared = Shared(
@@ -147,32 +150,65 @@ class Ingest:
         self.why_not_ready = "waiting for the MQTT broker"
         for kind, sink in self._sinks.items():
             name = SESSION_NAMES[kind]
-            source = self._sources[kind] = MqttSource(self._mqtt(kind), self._clock)
+            source = self._sources[kind] = MqttSource(self._mqtt(kind, wanted[kind]), self._clock)
+            if kind is MessageClass.PERISHABLE and not self._shard.alone:
+                self._onboarding = Onboarding(self._shard, known, source, leaving=self._leaving)
+                shared.topics.on_first = self._onboarding.first
             pipeline = Pipeline(kind, shared, source, sink, SessionCounts(self._metrics, name))
             self._pipelines.append(pipeline)
             await pipeline.start()
         self._ticker = Ticker(s.ingest_id, self._sinks[MessageClass.PERISHABLE], silence, codec, self._clock, s.tick_ms)
         self.why_not_ready = ""
+        if self._leaving:
+            await self._leave()
+            return
         log.info(
-            "taking messages", mqtt=f"{s.mqtt_host}:{s.mqtt_port}", kafka=s.kafka_bootstrap, zones=self._zones.name
+            "taking messages",
+            shard=str(self._shard),
+            mqtt=f"{s.mqtt_host}:{s.mqtt_port}",
+            kafka=s.kafka_bootstrap,
+            zones=self._zones.name,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._ticker.run())
             group.create_task(self._watch())
 
-    def _mqtt(self, kind: MessageClass) -> MqttConfig:
+    def _mqtt(self, kind: MessageClass, wanted: tuple[str, ...]) -> MqttConfig:
         s = self._settings
+        # Named by the set of shards too: of two sets that run side by side, each has sessions of its own.
+        place = "0" if self._shard.alone else f"{self._shard.index}of{self._shard.count}"
         return MqttConfig(
             host=s.mqtt_host,
             port=s.mqtt_port,
-            client_id=f"v2x-{s.ingest_id}-0-{SESSION_NAMES[kind]}",
-            filters=FILTERS[kind],
+            client_id=f"v2x-{s.ingest_id}-{place}-{SESSION_NAMES[kind]}",
+            filters=() if self._leaving else wanted,
+            dropped=wanted if self._leaving else (),
             receive_maximum=s.receive_maximum,
             pace_s=s.pace_ms / 1000,
             session_expiry_s=s.session_expiry_s,
             username=s.mqtt_username,
             password=s.mqtt_password,
         )
+
+    async def _leave(self) -> None:
+        """Write what our sessions still hold to Kafka, then let the broker forget them.
+
+        Their filters go first, so a queue only becomes shorter; it is empty once the broker has dealt with our last
+        PUBACK and nothing came meanwhile.
+        """
+        sources = self._sources.values()
+        self.why_not_ready = "leaving: emptying the queues in the broker"
+        quiet = False
+        while not quiet:
+            await asyncio.sleep(_LOOK_S)
+            taken = self._metrics.total("v2x_ingest_received_total")
+            if self._metrics.total("v2x_ingest_in_flight") or not all(source.connected for source in sources):
+                continue
+            answers = [await source.ping() and source.subscriptions.settled for source in sources]
+            quiet = all(answers) and taken == self._metrics.total("v2x_ingest_received_total")
+        for source in sources:
+            source.end_session = True
+        log.info("left: sessions ended, nothing queued", shard=str(self._shard), taken=int(taken))
 
     async def _watch(self) -> None:
         """Raise an alarm while a large share of all messages is bad; acknowledging goes on."""
@@ -212,6 +248,7 @@ class Ingest:
     def _refresh(self) -> None:
         m = self._metrics
         m.set("v2x_ingest_known_devices", len(self._devices))
+        m.set("v2x_ingest_guest_devices", len(self._onboarding.guests) if self._onboarding else 0)
         m.set("v2x_ingest_quarantined_devices", len(self._quarantine.devices))
         m.set("v2x_ingest_clock_suspect", int(self._times.suspect))
         if self._ticker is not None:
@@ -233,8 +270,14 @@ class Ingest:
         m.set("v2x_sink_pending_bytes", sum(sink.pending_bytes for sink in self._sinks.values()))
 
 
-async def run(settings: Settings, shard: int = 0, stop: asyncio.Event | None = None) -> None:
-    """Run ingest until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise."""
+async def run(
+    settings: Settings, shard: Shard | None = None, stop: asyncio.Event | None = None, *, leaving: bool = False
+) -> None:
+    """Run ingest until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise.
+
+    ``leaving``: only until the sessions that this shard left in the broker are empty and ended.
+    """
+    shard = shard or Shard()
     stop = stop or asyncio.Event()
     fatal: list[BaseException] = []
 
@@ -248,11 +291,12 @@ async def run(settings: Settings, shard: int = 0, stop: asyncio.Event | None = N
 
     asyncio.get_running_loop().set_exception_handler(on_error)
     metrics = Metrics("ingest")
-    ingest = Ingest(settings, metrics, shard)
-    server = HealthServer(metrics, ingest.not_ready, settings.host, settings.ingest_metrics_port)
+    ingest = Ingest(settings, metrics, shard, leaving=leaving)
+    port = settings.metrics_port("ingest", shard.index) if not leaving else 0
+    server = HealthServer(metrics, ingest.not_ready, settings.host, port)
     await server.start()
     try:
-        server.tell(settings.state_dir)
+        server.tell(settings.state_dir, shard.name + (".leave" if leaving else ""))
         await ingest.run(stop)
     finally:
         await server.stop()

@@ -27,6 +27,7 @@ import numpy as np
 from v2x.columns import I64
 
 from v2x_services.ingest.kernels import FULL, MORE, scan
+from v2x_services.ingest.subscriptions import Subscriptions
 from v2x_services.ports import ARRIVAL_COLUMNS, HEAP_SPARE, Arrivals, Clock, SourceListener
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class MqttConfig:
     port: int
     client_id: str
     filters: tuple[str, ...]
+    dropped: tuple[str, ...] = ()  # filters that the session may hold from before and must not
     receive_maximum: int = 2048
     session_expiry_s: int = 86_400
     username: str = ""
@@ -59,6 +61,8 @@ class MqttSource:
 
     def __init__(self, config: MqttConfig, clock: Clock) -> None:
         self.config = config
+        self.subscriptions = Subscriptions(config.filters, config.dropped)
+        self.end_session = False  # leave nothing behind at the stop: no session, no queue
         self.connected = False  # connected and subscribed
         self.last_error: str | None = None
         self._clock = clock
@@ -97,8 +101,20 @@ class MqttSource:
         if self._link is not None:
             self._link.unhold()
 
+    def subscribe(self, filters: Sequence[str]) -> None:
+        """Subscribe to more, now and at each connection."""
+        self._send(self.subscriptions.add(filters))
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Subscribe to less, now and at each connection."""
+        self._send(self.subscriptions.drop(filters))
+
+    async def ping(self) -> bool:
+        """Wait until the broker has dealt with all that we sent, PUBACKs too; False where the connection is gone."""
+        return self._link is not None and await self._link.ping()
+
     async def stop(self) -> None:
-        """Disconnect; the session stays with the broker until it expires."""
+        """Disconnect; the session stays with the broker until it expires, unless ``end_session``."""
         self._stopping = True
         if self._link is not None:
             self._link.say_goodbye()
@@ -133,6 +149,10 @@ class MqttSource:
                 delay = _LONGEST_S
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
             delay = min(2 * delay, _LONGEST_S)
+
+    def _send(self, packets: bytes) -> None:
+        if packets and self._link is not None:
+            self._link.write(packets)
 
     def _over(self, link: _Link, reason: str) -> None:
         self.last_error = reason
@@ -173,6 +193,7 @@ class _Link(asyncio.Protocol):
         self._resume_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self._pinged_at: float | None = None
+        self._pong: asyncio.Future[bool] | None = None
         self._held = False
         self._reason = ""
 
@@ -239,9 +260,21 @@ class _Link(asyncio.Protocol):
     def say_goodbye(self) -> None:
         """Disconnect in good order; queued PUBACKs still leave."""
         self._reason = "stopped"
-        self.write(mqtt5.DisconnectPacket().write())
+        expiry = 0 if self._source.end_session else None
+        self.write(mqtt5.DisconnectPacket(session_expiry_interval=expiry).write())
         if self._transport is not None:
             self._transport.close()
+
+    async def ping(self) -> bool:
+        """Wait for an answer that surely came after the call (one may be a regular ping's); False at the end."""
+        for _ in range(2):
+            pong = self._pong = self._loop.create_future()
+            self.write(mqtt5.PingReqPacket().write())
+            either: set[asyncio.Future[Any]] = {pong, self.closed}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not pong.done():
+                return False
+        return True
 
     def abort(self) -> None:
         """Drop the connection."""
@@ -297,22 +330,29 @@ class _Link(asyncio.Protocol):
                 self._source._established(self, session_present=packet.session_present)  # noqa: SLF001
                 keep_alive = packet.server_keep_alive or self._config.keep_alive_s
                 self._ping(keep_alive / 2)
-                self.write(_subscribe(self._config.filters))
-            case mqtt5.SubAckPacket():
-                refused = [code.name for code in packet.reason_codes if code.value >= 0x80]
+                self.write(self._source.subscriptions.open())
+                self._subscribed()
+            case mqtt5.SubAckPacket() | mqtt5.UnsubAckPacket():
+                refused = self._source.subscriptions.answered(packet.packet_id, packet.reason_codes)
                 if refused:
-                    self._fail(f"the broker refuses our subscriptions: {', '.join(refused)}")
-                elif not self.subscribed.done():
-                    self.subscribed.set_result(None)
-                    if self._source._paused:  # noqa: SLF001 - not earlier, or this answer would stay unread
-                        self.hold()
+                    self._fail(f"the broker refuses our subscriptions: {', '.join(sorted(set(refused)))}")
+                else:
+                    self._subscribed()
             case mqtt5.PingRespPacket():
                 self._pinged_at = None
+                if self._pong is not None and not self._pong.done():
+                    self._pong.set_result(True)
             case mqtt5.DisconnectPacket():
                 self.taken_over = packet.reason_code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
                 self._fail(f"the broker disconnects us: {packet.reason_code.name} {packet.reason_str or ''}".rstrip())
             case _:
                 self._fail(f"unexpected {type(packet).__name__}")
+
+    def _subscribed(self) -> None:
+        if self._source.subscriptions.settled and not self.subscribed.done():
+            self.subscribed.set_result(None)
+            if self._source._paused:  # noqa: SLF001 - not earlier, or the broker's answers would stay unread
+                self.hold()
 
     def _paced(self) -> None:
         self._resume_timer = None
@@ -360,17 +400,3 @@ def _read(view: memoryview) -> tuple[Any, int]:
         if type(e).__name__ == "PanicException":  # what mqtt5 0.8 makes of text that is not UTF-8
             raise ValueError("text that is not UTF-8") from None
         raise
-
-
-def _subscribe(filters: Sequence[str]) -> bytes:
-    """Return the SUBSCRIBE of a session: at least once; retained ones only with a new subscription, and marked so."""
-    rows = [
-        mqtt5.TopicFilter(
-            pattern,
-            max_qos=mqtt5.QoS.AT_LEAST_ONCE,
-            retain_as_published=False,
-            retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
-        )
-        for pattern in filters
-    ]
-    return mqtt5.SubscribePacket(1, rows).write()

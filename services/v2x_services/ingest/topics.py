@@ -3,12 +3,14 @@
 Two sessions share the uplinks. *Reliable* takes the types that the table in ``v2x.topics`` calls so, each by name.
 *Perishable* takes everything below our root with one filter, so that a topic without a schema is seen and told; what
 belongs to the other session, and our own downlinks, it sets aside by topic. (MQTT filters cannot subtract, and two
-overlapping filters in one session may double each message.)
+overlapping filters in one session may double each message.) So does a single process; several ones share the uplinks by
+``v2x.shards``, and then a topic without a schema has no subscriber.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -18,6 +20,7 @@ from v2x.columns import I64
 from v2x.devices import DeviceTable
 from v2x.errors import TopicError
 from v2x.routing import Partitions
+from v2x.shards import Shard, filters
 from v2x.topics import DEVICES, OBSERVATIONS, ROOT, UPLINKS, MessageClass, UplinkType, parse_uplink
 from v2x.zones import partition_of
 
@@ -32,6 +35,13 @@ FILTERS: Final[dict[MessageClass, tuple[str, ...]]] = {
     MessageClass.PERISHABLE: (f"{ROOT}/#",),
 }
 SESSION_NAMES: Final = {MessageClass.RELIABLE: "reliable", MessageClass.PERISHABLE: "perishable"}
+
+
+def session_filters(shard: Shard, kind: MessageClass, known: Collection[str]) -> tuple[str, ...]:
+    """Return the filters of one session of a shard; none if it needs no such session."""
+    return FILTERS[kind] if shard.alone else filters(shard, kind, known)
+
+
 _NOBODY: Final = ""  # the device of topics that name none: they share one quarantine
 _DEVICE_AT: Final = 3
 _PARTS: Final = 6
@@ -85,6 +95,7 @@ class TopicTable:
         self._schemas = {name: i for i, name in enumerate(schemas)}
         self._partitions = partitions
         self._seed = int.from_bytes(os.urandom(7), "little")  # so that nobody can choose topics that collide
+        self.on_first: Callable[[Topic], None] | None = None  # hears of each topic that is new here
         self._clear()
 
     def _clear(self) -> None:
@@ -140,6 +151,8 @@ class TopicTable:
         self._topics.append(topic)
         self._size = size + len(raw)
         k.enter(self._slots, self.facts, line, line + 1)
+        if self.on_first is not None:
+            self.on_first(topic)
 
     def _make(self, name: str) -> Topic:
         parts = name.split("/")
