@@ -15,7 +15,7 @@ How to call (engine)::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -227,28 +227,27 @@ class Road:
         return many[lane_link] if len(lane_link) else np.zeros(0, dtype=np.bool_)
 
     # -- questions --------------------------------------------------------------------------------------------------
-    def match(
-        self, east: F64, north: F64, heading: F64, mask: Sequence[int] | npt.NDArray[np.int64] | None = None
-    ) -> tuple[I32, F64, F64]:
+    def match(self, east: F64, north: F64, heading: F64) -> tuple[I32, F64, F64]:
         """Return (lane index or -1, along m, lateral m, left positive) of points; heading in degrees, NaN: none.
 
-        ``mask``: bits of the lane types each point may match; default the motor lanes. A wrong-way vehicle matches the
-        lane it is on: direction only decides between lanes that are equally near.
+        Only lanes for motor vehicles are matched. A wrong-way vehicle matches the lane it is on: direction only decides
+        between lanes that are equally near.
         """
         n = len(east)
         lane, along, lateral = np.empty(n, dtype=np.int32), np.empty(n), np.empty(n)
-        bits = np.full(n, MOTOR, dtype=np.int64) if mask is None else np.ascontiguousarray(mask, dtype=np.int64)
+        east, north, heading = (np.ascontiguousarray(x, dtype=np.float64) for x in (east, north, heading))
+        self.place(east, north, heading, n, lane, along, lateral)
+        return lane, along, lateral
+
+    def place(
+        self, east: F64, north: F64, heading: F64, n: int, lane: I32, along: F64, lateral: F64
+    ) -> None:  # fmt: skip
+        """Do ``match`` for the first n points, into columns that the caller keeps."""
         seg = self.segments
         match(
-            np.ascontiguousarray(east, dtype=np.float64),
-            np.ascontiguousarray(north, dtype=np.float64),
-            np.ascontiguousarray(heading, dtype=np.float64),
-            bits,
-            *(seg.xy, seg.lane, seg.keys, seg.start, seg.items),
-            *(self.lanes.half_width, self.lanes.kind),
-            *(lane, along, lateral),
-        )
-        return lane, along, lateral
+            east, north, heading, n, MOTOR, seg.xy, seg.lane, seg.keys, seg.start, seg.items, self.lanes.half_width,
+            self.lanes.kind, lane, along, lateral,
+        )  # fmt: skip
 
     def cover(self, east: F64, north: F64, mask: int, margin: float = 0.0) -> I32:
         """Return the lane of the types in ``mask`` that holds each point, edges moved out by ``margin`` m; -1: none."""

@@ -106,69 +106,76 @@ def _cell(east: float, north: float, keys: Any) -> int:
     return -1
 
 
+@nb.njit(inline="never")
+def _match(
+    east: float, north: float, heading: float, mask: int, xy: Any, seg_lane: Any, keys: Any, start: Any, items: Any,
+    half_width: Any, kind: Any,
+) -> tuple[int, float, float]:  # fmt: skip
+    """Return (lane, along, lateral) of a point.
+
+    What a candidate costs at least (across the lane, and from its centre) leaves most of them out at once.
+    """
+    found, out_along, out_lateral = -1, 0.0, 0.0
+    cell = _cell(east, north, keys)
+    if cell < 0:
+        return found, out_along, out_lateral
+    has_heading = heading == heading  # noqa: PLR0124 - not NaN
+    head_e = np.sin(np.radians(heading)) if has_heading else 0.0
+    head_n = np.cos(np.radians(heading)) if has_heading else 0.0
+    best = 1e18
+    for at in range(start[cell], start[cell + 1]):
+        s = items[at]
+        lane = seg_lane[s]
+        dx = east - xy[s, 0]
+        dy = north - xy[s, 1]
+        ux = xy[s, 2]
+        uy = xy[s, 3]
+        cross = ux * dy - uy * dx
+        side = max(0.0, abs(cross) - half_width[lane])
+        centre = CENTRE_WEIGHT * abs(cross)
+        if side > REACH_M or side + centre >= best or not (mask >> kind[lane]) & 1:
+            continue
+        t = dx * ux + dy * uy
+        over = max(0.0, -t, t - xy[s, 4])
+        if over > REACH_M:
+            continue
+        beyond = np.hypot(side, over)
+        if beyond > REACH_M:
+            continue
+        cost = beyond + centre
+        if has_heading:
+            along = ux * head_e + uy * head_n
+            if along < -COS_ALONG:
+                cost += OPPOSITE_M
+            elif along < COS_ALONG:
+                cost += ACROSS_M
+        if cost < best:
+            best = cost
+            found = lane
+            out_along = xy[s, 5] + min(max(t, 0.0), xy[s, 4])
+            out_lateral = cross
+    return found, out_along, out_lateral
+
+
+_MAP = "float64[:, ::1], int32[::1], int64[::1], int32[::1], int32[::1], float64[::1], int32[::1]"
+
+
 @nb.njit(
-    "void(float64[::1], float64[::1], float64[::1], int64[::1], float64[:, ::1], int32[::1], int64[::1], int32[::1],"
-    " int32[::1], float64[::1], int32[::1], int32[::1], float64[::1], float64[::1])",
+    f"void(float64[::1], float64[::1], float64[::1], int64, int64, {_MAP}, int32[::1], float64[::1], float64[::1])",
     cache=True,
 )
 def match(
-    east: Any,
-    north: Any,
-    heading: Any,
-    mask: Any,
-    xy: Any,
-    seg_lane: Any,
-    keys: Any,
-    start: Any,
-    items: Any,
-    half_width: Any,
-    kind: Any,
-    out_lane: Any,
-    out_along: Any,
-    out_lateral: Any,
-) -> None:
-    """Write lane index (-1: none), along and lateral (left positive), m; ``mask`` has bit k set for lane type k.
+    east: Any, north: Any, heading: Any, n: int, mask: int, xy: Any, seg_lane: Any, keys: Any, start: Any, items: Any,
+    half_width: Any, kind: Any, out_lane: Any, out_along: Any, out_lateral: Any,
+) -> None:  # fmt: skip
+    """Write lane index (-1: none), along and lateral (left positive), m, of the first n points.
 
-    ``heading`` in degrees clockwise from north; NaN: direction does not count.
+    ``heading`` in degrees clockwise from north; NaN: direction does not count. ``mask`` has bit k set for lane type k.
     """
-    for p in range(len(east)):
-        out_lane[p] = -1
-        out_along[p] = 0.0
-        out_lateral[p] = 0.0
-        cell = _cell(east[p], north[p], keys)
-        if cell < 0:
-            continue
-        has_heading = heading[p] == heading[p]  # not NaN
-        head_e = np.sin(np.radians(heading[p])) if has_heading else 0.0
-        head_n = np.cos(np.radians(heading[p])) if has_heading else 0.0
-        best = 1e18
-        for at in range(start[cell], start[cell + 1]):
-            s = items[at]
-            lane = seg_lane[s]
-            if not (mask[p] >> kind[lane]) & 1:
-                continue
-            dx = east[p] - xy[s, 0]
-            dy = north[p] - xy[s, 1]
-            ux = xy[s, 2]
-            uy = xy[s, 3]
-            t = dx * ux + dy * uy
-            over = max(0.0, -t, t - xy[s, 4])
-            cross = ux * dy - uy * dx
-            beyond = np.hypot(max(0.0, abs(cross) - half_width[lane]), over)
-            if beyond > REACH_M:
-                continue
-            cost = beyond + CENTRE_WEIGHT * abs(cross)
-            if has_heading:
-                along = ux * head_e + uy * head_n
-                if along < -COS_ALONG:
-                    cost += OPPOSITE_M
-                elif along < COS_ALONG:
-                    cost += ACROSS_M
-            if cost < best:
-                best = cost
-                out_lane[p] = lane
-                out_along[p] = xy[s, 5] + min(max(t, 0.0), xy[s, 4])
-                out_lateral[p] = cross
+    for p in range(n):
+        out_lane[p], out_along[p], out_lateral[p] = _match(
+            east[p], north[p], heading[p], mask, xy, seg_lane, keys, start, items, half_width, kind
+        )
 
 
 @nb.njit(
