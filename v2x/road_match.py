@@ -178,42 +178,40 @@ def match(
         )
 
 
-@nb.njit(
-    "void(float64[::1], float64[::1], int64, float64, float64[:, ::1], int32[::1], int64[::1], int32[::1],"
-    " int32[::1], float64[::1], int32[::1], int32[::1])",
-    cache=True,
-)
-def cover(
-    east: Any,
-    north: Any,
-    mask: int,
-    margin: float,
-    xy: Any,
-    seg_lane: Any,
-    keys: Any,
-    start: Any,
-    items: Any,
-    half_width: Any,
-    kind: Any,
-    out_lane: Any,
-) -> None:
-    """Write the lane of the masked types that holds each point with ``margin`` m beyond its edges, -1 if none."""
-    for p in range(len(east)):
-        out_lane[p] = -1
-        cell = _cell(east[p], north[p], keys)
-        if cell < 0:
+@nb.njit
+def cover_one(
+    east: float, north: float, mask: int, margin: float, xy: Any, seg_lane: Any, keys: Any, start: Any, items: Any,
+    half_width: Any, kind: Any,
+) -> int:  # fmt: skip
+    """Return the lane of the masked types that holds a point with ``margin`` m beyond its edges, -1 if none."""
+    found = -1
+    cell = _cell(east, north, keys)
+    if cell < 0:
+        return found
+    best = margin
+    for at in range(start[cell], start[cell + 1]):
+        s = items[at]
+        lane = seg_lane[s]
+        if not (mask >> kind[lane]) & 1:
             continue
-        best = margin
-        for at in range(start[cell], start[cell + 1]):
-            s = items[at]
-            lane = seg_lane[s]
-            if not (mask >> kind[lane]) & 1:
-                continue
-            dx = east[p] - xy[s, 0]
-            dy = north[p] - xy[s, 1]
-            t = dx * xy[s, 2] + dy * xy[s, 3]
-            over = max(-t, t - xy[s, 4])
-            beyond = max(abs(xy[s, 2] * dy - xy[s, 3] * dx) - half_width[lane], over)
-            if beyond < best:
-                best = beyond
-                out_lane[p] = lane
+        dx = east - xy[s, 0]
+        dy = north - xy[s, 1]
+        t = dx * xy[s, 2] + dy * xy[s, 3]
+        over = max(-t, t - xy[s, 4])
+        beyond = max(abs(xy[s, 2] * dy - xy[s, 3] * dx) - half_width[lane], over)
+        if beyond < best:
+            best = beyond
+            found = lane
+    return found
+
+
+@nb.njit(f"void(float64[::1], float64[::1], int64, float64, {_MAP}, int32[::1])", cache=True)
+def cover(
+    east: Any, north: Any, mask: int, margin: float, xy: Any, seg_lane: Any, keys: Any, start: Any, items: Any,
+    half_width: Any, kind: Any, out_lane: Any,
+) -> None:  # fmt: skip
+    """Do ``cover_one`` for many points."""
+    for p in range(len(east)):
+        out_lane[p] = cover_one(
+            east[p], north[p], mask, margin, xy, seg_lane, keys, start, items, half_width, kind
+        )  # fmt: skip
