@@ -115,17 +115,17 @@ def _sort(order: Any, ordered: int, counts: Any, lane: Any, along: Any) -> Any:
 @helper
 def _on_foot(cls: int, east: float, north: float, p: Any, grid: Any, road_class: Any) -> Any:
     """Judge the pedestrian rule: YES on a lane for motor vehicles and not on a crosswalk."""
-    xy, seg_lane, keys, start, items, half_width, kind = grid
-    motor = cover_one(east, north, _MOTOR, 0.0, xy, seg_lane, keys, start, items, half_width, kind)
+    xy, seg_lane, keys, start, items = grid
+    motor = cover_one(east, north, _MOTOR, 0.0, xy, seg_lane, keys, start, items)
     if motor < 0:
         return k.NO
     if cls == _CYCLIST and road_class[motor] != _MOTORWAY:
         return k.NO  # a cyclist may ride on other roads
-    if cover_one(east, north, _CROSSWALK, p[k.P_FOOT_WALK], xy, seg_lane, keys, start, items, half_width, kind) >= 0:
+    if cover_one(east, north, _CROSSWALK, p[k.P_FOOT_WALK], xy, seg_lane, keys, start, items) >= 0:
         return k.NO
-    if cover_one(east, north, _SIDEWALK, 0.0, xy, seg_lane, keys, start, items, half_width, kind) >= 0:
+    if cover_one(east, north, _SIDEWALK, 0.0, xy, seg_lane, keys, start, items) >= 0:
         return k.NO
-    well = cover_one(east, north, _MOTOR, -p[k.P_FOOT_IN], xy, seg_lane, keys, start, items, half_width, kind)
+    well = cover_one(east, north, _MOTOR, -p[k.P_FOOT_IN], xy, seg_lane, keys, start, items)
     return k.BAND if well < 0 else k.YES
 
 
@@ -154,7 +154,7 @@ def watch(
     """
     count = speed.shape[0]
     _remember(now, (speed, east, north, vel_e, vel_n, last_ms), ints, reals, times)
-    grid = (xy, seg_lane, keys, cell_start, items, half_width, lane_kind)
+    grid = (xy, seg_lane, keys, cell_start, items)
     lived = np.empty(count, np.int64)
     mature = np.empty(count, np.int8)
     on_foot = np.zeros(count, np.int8)

@@ -46,6 +46,7 @@ from v2x.zones import ZoneMap
 
 FIRST_ROWS: Final = 512
 FIRST_SENSORS: Final = 64
+_APART: Final = 8  # keeps columns that are written side by side out of each other's cache lines
 VEHICLE_KEY: Final = 1 << 62
 ACCURACY_NONE: Final = 255
 ACCURACY_UNIT_M: Final = 0.05
@@ -103,13 +104,15 @@ class ZoneState:
     def bind(self) -> None:
         """Make the scratch columns and the kernels' arguments fit the arrays."""
         n = len(self.s)
+        width = n + _APART
         self._told: I64 = np.zeros((n, 3), np.int64)
         self._count = 0  # tracks of the last frame, their rows and columns
         self._rows: I64 = np.zeros(n, np.int64)
-        self._x: F64 = np.zeros((X_ROWS, n))
-        self._y: I64 = np.zeros((Y_ROWS, n), np.int64)
+        self._x: F64 = np.zeros((X_ROWS, width))
+        self._y: I64 = np.zeros((Y_ROWS, width), np.int64)
         self._cls: I16 = np.zeros(n, np.int16)
         self._lane: I32 = np.zeros(n, np.int32)
+        self._hints: I32 = np.full((n, 2), -1, np.int32)  # by row: see Road.place
         self._args = (
             self.s, self.i, self.votes, self.mem, self.heads, self.bias, self.ctl, self.stat, self.prm,
             self._m, self._k,
@@ -203,7 +206,8 @@ class ZoneState:
         )  # fmt: skip
         self._count = n
         if match:
-            self.road.place(x[X_E], x[X_N], x[X_HEAD], n, self._lane, x[X_ALONG], x[X_LATERAL])
+            columns = (self._lane, x[X_ALONG], x[X_LATERAL])
+            self.road.place(x[X_E], x[X_N], x[X_HEAD], self._rows, n, self._hints, *columns)
             keep_lanes(self.i, self._rows, n, self._lane)
         return Frame(self.id, event_ms, stream_ms, inputs, n, self._y, self._lane, self.road)
 
