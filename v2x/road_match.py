@@ -3,7 +3,7 @@
 A lane is a polyline cut into straight segments. Each segment is listed in every square cell that it could matter in;
 the cells are kept as sorted 64-bit keys with offsets (compressed rows), so that a map of any extent costs only what it
 holds. A point looks at one cell, and first at the segment that it was on before: what that costs leaves out most others
-at once (it changes no result: the least cost wins, of equals the first segment). Cost of a candidate, in metres, the least wins:
+at once (it changes no result: the least cost wins, of equals the first segment). Cost of a candidate, in metres:
 
     distance beyond the lane's edge
   + 1.0 if the heading is opposite to the lane (so a track near a centre line keeps its own direction, while a wrong-way
@@ -28,7 +28,7 @@ I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
-CELL_M: Final = 32.0
+CELL_M: Final = 16.0
 REACH_M: Final = 2.0  # a point farther than this beyond a lane's edge is on no lane
 OPPOSITE_M: Final = 1.0
 ACROSS_M: Final = 3.0
@@ -42,7 +42,7 @@ _HALF: Final = 1 << 27
 
 @nb.njit("Tuple((int64[::1], int64[::1]))(float64[:, ::1], float64)", cache=True)
 def _cells(rows: Any, pad: float) -> tuple[I64, I64]:
-    """Return pairs (cell key, row) of each segment's cells: it is sampled so finely that none within reach is missing."""
+    """Return pairs (cell key, row): the segments are sampled so finely that no cell within reach is left out."""
     room = 64
     keys, which = np.empty(room, np.int64), np.empty(room, np.int64)
     n = 0
@@ -138,23 +138,26 @@ def _cell(east: float, north: float, keys: Any, hint: int) -> int:
 
 
 @nb.njit
-def _cost(east: float, north: float, head: tuple[float, float], s: int, xy: Any, mask: int, best: float) -> float:
-    """Return what a segment costs, more than ``best`` if it cannot be the one."""
+def _cost(east: float, north: float, head: tuple[float, float], s: Any, xy: Any, mask: int, best: float) -> float:
+    """Return what a segment costs, _NEVER if it is beyond reach or surely costs more than ``best``."""
     dx = east - xy[s, 0]
     dy = north - xy[s, 1]
     ux = xy[s, 2]
     uy = xy[s, 3]
     cross = ux * dy - uy * dx
-    side = max(0.0, abs(cross) - xy[s, 6])
-    cost = CENTRE_WEIGHT * abs(cross)
+    side = abs(cross) - xy[s, 6]
+    centre = CENTRE_WEIGHT * abs(cross)
+    if side > REACH_M or side + centre > best or centre > best:
+        return _NEVER
+    side = max(0.0, side)
     t = dx * ux + dy * uy
     over = max(0.0, -t, t - xy[s, 4])
-    if side > REACH_M or over > REACH_M or max(side, over) + cost > best or not (mask >> int(xy[s, 7])) & 1:
+    if over > REACH_M or over + centre > best or not (mask >> np.int64(xy[s, 7])) & 1:
         return _NEVER
     beyond = np.hypot(side, over)
     if beyond > REACH_M:
         return _NEVER
-    cost += beyond
+    cost = beyond + centre
     along = ux * head[0] + uy * head[1]
     if along < -COS_ALONG:
         cost += OPPOSITE_M
@@ -182,22 +185,23 @@ def match(
     """
     for p in range(n):
         x, y = east[p], north[p]
-        hint = hints[who[p]]
+        row = who[p]
         out_lane[p], out_along[p], out_lateral[p] = -1, 0.0, 0.0
-        cell = _cell(x, y, keys, hint[0])
+        cell = _cell(x, y, keys, hints[row, 0])
         if cell < 0:
             continue
         head = (np.sin(np.radians(heading[p])), np.cos(np.radians(heading[p])))  # NaN is neither along nor across
-        best, found = _NEVER, -1
-        if 0 <= hint[1] < len(seg_lane):
-            best = _cost(x, y, head, hint[1], xy, mask, best)
-            found = hint[1] if best < _NEVER else -1
+        best, found = _NEVER, np.int64(-1)
+        last = np.int64(hints[row, 1])
+        if 0 <= last < len(seg_lane):
+            best = _cost(x, y, head, np.uint64(last), xy, mask, best)
+            found = last if best < _NEVER else -1
         for at in range(start[cell], start[cell + 1]):
             s = items[at]
-            cost = _cost(x, y, head, s, xy, mask, best)
+            cost = _cost(x, y, head, np.uint64(s), xy, mask, best)  # unsigned: no wrap-around to look for
             if cost < best or (cost == best and s < found):
                 best, found = cost, s
-        hint[0], hint[1] = cell, found
+        hints[row, 0], hints[row, 1] = cell, found
         if found >= 0:
             dx, dy = x - xy[found, 0], y - xy[found, 1]
             t = dx * xy[found, 2] + dy * xy[found, 3]
