@@ -124,6 +124,8 @@ class Finder:
         self._way: F64 = np.zeros(0)
         self._members: I64 = np.zeros(0, dtype=np.int64)
         self._ends: I64 = np.zeros(0, dtype=np.int64)
+        self._links: I64 = np.zeros(0, dtype=np.int64)
+        self._spans: F64 = np.zeros((0, 2))
 
     def chains(
         self, view: TrackView, road: Road, lead: I64, gap: F64, hot: Flags, speeds: tuple[float, float], reach: float,
@@ -139,6 +141,7 @@ class Finder:
         if len(self._way) < n:
             self._way, self._members = np.zeros(2 * n), np.zeros(2 * n, dtype=np.int64)
             self._ends = np.zeros(4 * n, dtype=np.int64)
+            self._links, self._spans = np.zeros(2 * n, dtype=np.int64), np.zeros((2 * n, 2))
         found = _find(
             view.lane, view.cls, view.speed, view.length, lead, gap, lanes.kind, lanes.link, lanes.signal, hot, *speeds,
             reach, least, self._way, self._members, self._ends,
@@ -151,8 +154,7 @@ class Finder:
 
     def _chain(self, view: TrackView, road: Road, head: int, members: I64) -> Chain:
         tail = int(members[self._way[members].argmax()])
-        links, spans = np.empty(len(members), dtype=np.int64), np.empty((len(members), 2))
-        n = _spans(members, view.lane, view.along, view.length, road.lanes.link, links, spans)
-        where = dict(zip(links[:n].tolist(), spans[:n].tolist(), strict=True))
-        length = float(self._way[tail] + view.length[tail])
+        n = _spans(members, view.lane, view.along, view.length, road.lanes.link, self._links, self._spans)
+        where = dict(zip(self._links[:n].tolist(), self._spans[:n].tolist(), strict=True))
+        length = self._way.item(tail) + view.length.item(tail)
         return Chain(head, tail, len(members), length, float(view.speed[members].sum()), where)

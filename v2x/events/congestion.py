@@ -204,11 +204,11 @@ class Congestion:
         jam.speed += share * (speed - jam.speed)
         jam.count, jam.queue, jam.spans = count, longest.length, spans
         jam.level = self._level(jam.speed, jam.level)
-        jam.head = (float(view.east[longest.head]), float(view.north[longest.head]))
-        jam.tail = (float(view.east[longest.tail]), float(view.north[longest.tail]))
-        jam.head_lane = int(view.lane[longest.head])
-        jam.tail_link = int(road.lanes.link[view.lane[longest.tail]])
-        jam.tracks = sorted(int(view.id[c.head]) for c in chains)
+        jam.head = (view.east.item(longest.head), view.north.item(longest.head))
+        jam.tail = (view.east.item(longest.tail), view.north.item(longest.tail))
+        jam.head_lane = view.lane.item(longest.head)
+        jam.tail_link = road.lanes.link.item(view.lane.item(longest.tail))
+        jam.tracks = sorted(view.id.item(c.head) for c in chains)
 
     def _level(self, speed: float, old: int) -> int:
         band = self.rule.limit("level_band_mps")
@@ -226,7 +226,7 @@ class Congestion:
 
         Not only at its stop line: on green a queue dissolves from its front, which so moves back along the lane.
         """
-        return all(road.lanes.signal[view.lane[chain.head]] for chain in chains)
+        return all(road.lanes.signal.item(view.lane.item(chain.head)) for chain in chains)
 
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -246,16 +246,18 @@ class Congestion:
 
 
 def _touch(a: Mapping[int, list[float]], b: Mapping[int, list[float]]) -> bool:
-    return any(
-        link in b and span[0] - NEAR_M <= b[link][1] and b[link][0] - NEAR_M <= span[1] for link, span in a.items()
-    )
+    for link, span in a.items():
+        other = b.get(link)
+        if other is not None and span[0] - NEAR_M <= other[1] and other[0] - NEAR_M <= span[1]:
+            return True
+    return False
 
 
 def _end_to_end(a: Mapping[int, list[float]], b: Mapping[int, list[float]], road: Road) -> bool:
     """Say whether one begins just after the other's link ends."""
     for first, second in ((a, b), (b, a)):
         for link, span in first.items():
-            room = float(road.link_length[link]) - span[1]
+            room = road.link_length.item(link) - span[1]
             for after in road.down[link]:
                 if after in second and room + second[after][0] <= NEAR_M:
                     return True

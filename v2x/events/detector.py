@@ -166,16 +166,18 @@ class Detector:
         for event in self.book.open.values():
             if not event.tracks or event.group == "congestion" or not self.rules[event.kind].moving:
                 continue
-            row = int(np.searchsorted(view.id, event.tracks[0]))
+            row = int(view.id.searchsorted(event.tracks[0]))
             if row < len(view) and view.id[row] == event.tracks[0]:
                 place = self._track_place(view, row)
                 if not place.link:  # in a junction, or off the map for a moment
                     place.link, place.lane = event.place.link, event.place.lane
-                event.place, event.speed = place, float(view.speed[row])
-                event.level = max(event.level, self._level(event.kind, place, event.speed, int(view.lane[row])))
+                event.place, event.speed = place, view.speed.item(row)
+                event.level = max(event.level, self._level(event.kind, place, event.speed, view.lane.item(row)))
 
     def _take_flags(self, view: TrackView) -> None:
         """Give each flag to the track nearest to where its BSM says it is."""
+        if not self._flags and not self._flagged:
+            return
         reach = self.rules["BREAKDOWN"].limit("flag_m")
         known = self.table.id
         for ts, east, north, bits, device, ref in self._flags:
@@ -259,10 +261,10 @@ class Detector:
         if lane < 0:
             return Place(east, north)
         lanes = self.road.lanes
-        return Place(east, north, self.road.links[lanes.link[lane]], int(lanes.lane_id[lane]))
+        return Place(east, north, self.road.links[lanes.link.item(lane)], lanes.lane_id.item(lane))
 
     def _track_place(self, view: TrackView, row: int) -> Place:
-        return self._lane_place(float(view.east[row]), float(view.north[row]), int(view.lane[row]))
+        return self._lane_place(view.east.item(row), view.north.item(row), view.lane.item(row))
 
     def _place(self, row: Mapping[str, Any]) -> Place:
         """Return the place of a report, with the link found on our map."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from v2x.events import kernel as k
 from v2x.events.catalogue import TRACK_LIMITS, Rule
 from v2x.events.congestion import Covers
-from v2x.events.watch import carry, watch
+from v2x.events.watch import carry, same, watch
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
 from v2x.road import Road
@@ -176,7 +176,7 @@ class TrackTable:
     def _carry(self, view: TrackView) -> list[Ghost]:
         """Bring the rows into the view's order; return the tracks that vanished and matter."""
         count = len(view)
-        if len(self.id) == count and bool((self.id == view.id).all()):
+        if len(self.id) == count and same(self.id, view.id):
             return []
         ints, reals = np.empty((count, k.INT_WIDTH), dtype=np.int64), np.empty((count, k.REAL_WIDTH))
         lost = np.empty(len(self.id), dtype=np.int64)

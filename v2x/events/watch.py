@@ -29,6 +29,15 @@ _DD = "float64[:, ::1]"
 _LL = "int64[:, ::1]"
 
 
+@kernel(f"boolean({_L}, {_L})")
+def same(a: Any, b: Any) -> Any:
+    """Return whether two columns of one length are equal."""
+    for x in range(a.shape[0]):  # noqa: SIM110 - numba knows no generator here
+        if a[x] != b[x]:
+            return False
+    return True
+
+
 @kernel(f"int64({_L}, {_LL}, {_DD}, {_L}, {_L}, int64, int64, {_LL}, {_DD}, {_L})")
 def carry(
     old_id: Any, old_ints: Any, old_reals: Any, new_id: Any, order: Any, ordered: int, least: int, ints: Any,
