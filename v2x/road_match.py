@@ -138,7 +138,7 @@ def _cell(east: float, north: float, keys: Any, hint: int) -> int:
 
 
 @nb.njit
-def _cost(east: float, north: float, head: tuple[float, float], s: Any, xy: Any, mask: int, best: float) -> float:
+def _cost(east: float, north: float, head: tuple[float, float], s: Any, xy: Any, mask: int, best: float) -> Any:
     """Return what a segment costs, _NEVER if it is beyond reach or surely costs more than ``best``."""
     dx = east - xy[s, 0]
     dy = north - xy[s, 1]
@@ -191,8 +191,8 @@ def match(
         if cell < 0:
             continue
         head = (np.sin(np.radians(heading[p])), np.cos(np.radians(heading[p])))  # NaN is neither along nor across
-        best, found = _NEVER, np.int64(-1)
-        last = np.int64(hints[row, 1])
+        best, found = _NEVER, -1
+        last = int(hints[row, 1])
         if 0 <= last < len(seg_lane):
             best = _cost(x, y, head, np.uint64(last), xy, mask, best)
             found = last if best < _NEVER else -1
