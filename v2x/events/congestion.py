@@ -83,7 +83,7 @@ class Congestion:
         self._finder = Finder()
         self._hot: Flags = np.zeros(0, dtype=np.bool_)  # by link; scratch, as what follows
         self._covers = Covers(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
-        self._covered: list[int] = []  # lanes of ``_covers`` that are not as new
+        self._covered = False  # ``_covers`` is not as new
 
     def advance(self, now: int, view: TrackView, road: Road, lead: I64, gap: F64) -> list[JamChange]:
         """Take one frame with each row's leader; return the jams that began, go on or ended."""
@@ -101,8 +101,8 @@ class Congestion:
         if len(out.since) != count:
             out = self._covers = Covers(np.zeros(count, dtype=np.int64), np.zeros(count), np.full(count, -1.0))
         elif self._covered:
-            out.since[self._covered], out.low[self._covered], out.high[self._covered] = 0, 0.0, -1.0
-        self._covered = []
+            out.since[:], out.low[:], out.high[:] = 0, 0.0, -1.0
+        self._covered = bool(self._past or self.jams)
         for ended, spans in self._past:
             if self.now - ended <= PAST_MS:
                 self._cover(road, spans, None)
@@ -113,9 +113,7 @@ class Congestion:
     def _cover(self, road: Road, spans: Mapping[int, list[float]], since: int | None) -> None:
         out = self._covers
         for link, (low, high) in spans.items():
-            own = road.link_lanes[link]
-            self._covered += own
-            for lane in own:
+            for lane in road.link_lanes[link]:
                 out.low[lane], out.high[lane] = low, high
                 if since is not None:
                     out.since[lane] = since

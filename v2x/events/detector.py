@@ -33,6 +33,8 @@ from v2x.events.things import Things
 from v2x.fusion.view import TrackView
 from v2x.road import LaneKind, Road, RoadClass
 
+_MOTORWAY: Final = int(RoadClass.MOTORWAY)  # as plain numbers: an enum's names cost more than the rest of the test
+_SHOULDER: Final = int(LaneKind.EMERGENCY)
 _LAT_NONE: Final = 900000001
 _LON_NONE: Final = 1800000001
 _SPEED_NONE: Final = 8191
@@ -163,11 +165,12 @@ class Detector:
 
     def _follow(self, view: TrackView) -> None:
         """Keep place and speed of the events whose vehicle moves."""
+        count = len(view)
         for event in self.book.open.values():
             if not event.tracks or event.group == "congestion" or not self.rules[event.kind].moving:
                 continue
             row = int(view.id.searchsorted(event.tracks[0]))
-            if row < len(view) and view.id[row] == event.tracks[0]:
+            if row < count and view.id.item(row) == event.tracks[0]:
                 place = self._track_place(view, row)
                 if not place.link:  # in a junction, or off the map for a moment
                     place.link, place.lane = event.place.link, event.place.lane
@@ -281,11 +284,11 @@ class Detector:
         rule, lanes = self.rules[kind], self.road.lanes
         if lane < 0:
             lane = self.road.lane_index(place.link, place.lane)
-        motorway = lane >= 0 and lanes.road_class[lane] == RoadClass.MOTORWAY
+        motorway = lane >= 0 and lanes.road_class.item(lane) == _MOTORWAY
         if kind in {"STOPPED_VEHICLE", "BREAKDOWN"} and lane >= 0:
-            return 1 if lanes.kind[lane] == LaneKind.EMERGENCY else 3 if motorway else 2
+            return 1 if lanes.kind.item(lane) == _SHOULDER else 3 if motorway else 2
         if kind == "OVERSPEED" and lane >= 0:
-            limit = float(lanes.v_max[lane]) or rule.limit("no_limit_mps") / rule.limit("factor")
+            limit = lanes.v_max.item(lane) or rule.limit("no_limit_mps") / rule.limit("factor")
             return 2 if speed >= limit * rule.limit("grave_factor") else 1
         if kind == "PEDESTRIAN" and motorway:
             return 3
