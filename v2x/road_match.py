@@ -28,7 +28,7 @@ I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
-CELL_M: Final = 16.0
+CELL_M: Final = 8.0
 REACH_M: Final = 2.0  # a point farther than this beyond a lane's edge is on no lane
 OPPOSITE_M: Final = 1.0
 ACROSS_M: Final = 3.0
