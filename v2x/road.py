@@ -15,8 +15,8 @@ How to call (engine)::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from v2x.geo import F64, LocalFrame
-from v2x.road_match import I32, Segments, cover, match
+from v2x.road_match import I32, I64, Piece, Segments, cover, match
 
 
 class LaneKind(IntEnum):
@@ -59,6 +59,9 @@ _SPEED_NONE: Final = 8191
 _SPEED_UNIT: Final = 0.02
 _LONGER_M: Final = 1.0
 
+_NOWHERE: Final = np.zeros((0, 2))
+_NO_PIECE: Final = Piece.cut(_NOWHERE, DEFAULT_WIDTH_M / 2, LaneKind.VEHICLE)
+
 NodeKey = tuple[int, int]
 
 
@@ -82,6 +85,17 @@ class Lanes:
         return len(self.link)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """What is made of a lane when it is told of."""
+
+    raw: Mapping[str, Any]
+    line: F64  # (k, 2) m: its centre
+    length: float  # m
+    half_width: float  # m
+    piece: Piece
+
+
 @dataclass(slots=True)
 class _Link:
     """One link as told by MAP."""
@@ -91,6 +105,7 @@ class _Link:
     ref: tuple[int, int]  # 1e-7 deg
     device: str
     raw: dict[str, Any]
+    lanes: dict[int, _Lane] = field(default_factory=dict)  # by lane id
     total_m: float = 0.0
 
 
@@ -129,7 +144,7 @@ class Road:
         old = self._store.get(name)
         if old is not None and (old.node, old.ref, old.raw) == (new.node, new.ref, new.raw):
             return False
-        new.total_m = sum(_length(self._line(new, lane)) for lane in raw["lanes"])
+        self._compile(new)
         if old is not None and old.device != device and new.total_m < old.total_m + _LONGER_M:
             return False
         if old is None:
@@ -142,75 +157,76 @@ class Road:
                 self._order.append(lane_key)
         return True
 
-    def _line(self, link: _Link, lane: Mapping[str, Any]) -> F64:
-        """Return the centre line, (k, 2) metres."""
-        d_lat = np.array([p["d_lat"] for p in lane["points"]], dtype=np.int64)
-        d_lon = np.array([p["d_lon"] for p in lane["points"]], dtype=np.int64)
-        ok = (d_lat != _POINT_NONE) & (d_lon != _POINT_NONE)
-        east, north = self.frame.to_local((link.ref[0] + d_lat[ok]) / 1e7, (link.ref[1] + d_lon[ok]) / 1e7)
-        return np.column_stack((east, north))
+    def _compile(self, link: _Link) -> None:
+        """Make the lanes of a link, and its total length."""
+        for raw in link.raw["lanes"]:
+            d_lat = np.array([p["d_lat"] for p in raw["points"]], dtype=np.int64)
+            d_lon = np.array([p["d_lon"] for p in raw["points"]], dtype=np.int64)
+            ok = (d_lat != _POINT_NONE) & (d_lon != _POINT_NONE)
+            line = np.column_stack(
+                self.frame.to_local((link.ref[0] + d_lat[ok]) / 1e7, (link.ref[1] + d_lon[ok]) / 1e7)
+            )
+            half = (raw["width"] / 200.0) or DEFAULT_WIDTH_M / 2
+            lane = _Lane(raw, line, _length(line), half, Piece.cut(line, half, raw["lane_type"]))
+            link.lanes[int(raw["lane_id"])] = lane
+            link.total_m += lane.length
 
     def _build(self) -> None:
-        """Compile the columns, the grid and the ways from lane to lane."""
+        """Put the columns, the grid and the ways from lane to lane together."""
         count = len(self._order)
         ints = np.zeros((4, count), dtype=np.int32)
         reals = np.zeros((4, count))
         signal = np.zeros(count, dtype=np.bool_)
-        lines: list[F64] = [np.zeros((0, 2)) for _ in range(count)]
-        self.phases: list[tuple[tuple[int, int, int], ...]] = [
-            () for _ in range(count)
-        ]  # (region, node, phase) by lane
+        lines: list[F64] = []
+        pieces: list[Piece] = []
+        self.phases: list[tuple[tuple[int, int, int], ...]] = []  # (region, node, phase) by lane
+        self.link_lanes: list[tuple[int, ...]] = [() for _ in self.links]
         where = {name: i for i, name in enumerate(self.links)}
-        lanes = {
-            (name, int(lane["lane_id"])): (link, lane)
-            for name, link in self._store.items()
-            for lane in link.raw["lanes"]
-        }
         for i, (name, lane_id) in enumerate(self._order):
             ints[0, i], ints[1, i] = where[name], lane_id
-            reals[0, i] = DEFAULT_WIDTH_M / 2
-            if (name, lane_id) not in lanes:
-                continue  # gone from the map: the index stays, without geometry
-            link, lane = lanes[name, lane_id]
-            lines[i] = self._line(link, lane)
-            ints[2, i], ints[3, i] = lane["lane_type"], link.raw["road_class"]
-            reals[0, i] = (lane["width"] / 200.0) or DEFAULT_WIDTH_M / 2
-            reals[1, i] = _speed(lane["speed_min"])
-            reals[2, i] = _speed(lane["speed_max"])
-            reals[3, i] = _length(lines[i])
-            ids: set[int] = {int(c["phase_id"]) for c in lane["connections"] if c["phase_id"]}
-            if not lane["connections"]:
+            self.link_lanes[where[name]] += (i,)
+            link = self._store[name]
+            lane = link.lanes.get(lane_id)
+            if lane is None:  # gone from the map: the index stays, without geometry
+                reals[0, i] = DEFAULT_WIDTH_M / 2
+                lines.append(_NOWHERE)
+                pieces.append(_NO_PIECE)
+                self.phases.append(())
+                continue
+            lines.append(lane.line)
+            pieces.append(lane.piece)
+            raw = lane.raw
+            ints[2, i], ints[3, i] = raw["lane_type"], link.raw["road_class"]
+            reals[:, i] = lane.half_width, _speed(raw["speed_min"]), _speed(raw["speed_max"]), lane.length
+            ids: set[int] = {int(c["phase_id"]) for c in raw["connections"] if c["phase_id"]}
+            if not raw["connections"]:
                 ids = {int(m["phase_id"]) for m in link.raw["movements"] if m["phase_id"]}
-            self.phases[i] = tuple((*link.node, phase) for phase in sorted(ids))
+            self.phases.append(tuple((*link.node, phase) for phase in sorted(ids)))
             signal[i] = bool(ids)
-        self._connect(lanes)
+        self._connect(where)
         junction = signal | self._junctions(ints[0])
         self.lanes = Lanes(ints[0], ints[1], ints[2], ints[3], reals[0], reals[1], reals[2], reals[3], signal, junction)
         self.lines = lines
-        self.segments = Segments.build(lines, reals[0])
+        self.segments = Segments.build(pieces)
         self.seg_start = np.searchsorted(self.segments.lane, np.arange(count + 1)).astype(np.int32)  # by lane
-        self.link_lanes: list[tuple[int, ...]] = [() for _ in self.links]
-        for i in range(count):
-            self.link_lanes[ints[0, i]] += (i,)
         self.link_length = np.array([max((reals[3, i] for i in own), default=0.0) for own in self.link_lanes])
 
-    def _connect(self, lanes: Mapping[tuple[str, int], tuple[_Link, Mapping[str, Any]]]) -> None:
+    def _connect(self, where: Mapping[str, int]) -> None:
         """Build ``ahead`` (lane -> lanes) and ``down``/``up`` (link -> links)."""
         between: dict[tuple[NodeKey, NodeKey], list[str]] = {}
         for name, link in self._store.items():
             between.setdefault((link.up, link.node), []).append(name)
-        where = {name: i for i, name in enumerate(self.links)}
         self.ahead: list[tuple[int, ...]] = [() for _ in self._order]
         down: list[set[int]] = [set() for _ in self.links]
         up: list[set[int]] = [set() for _ in self.links]
-        for (name, lane_id), (link, lane) in lanes.items():
+        lanes = [(name, i, link, lane) for name, link in self._store.items() for i, lane in link.lanes.items()]
+        for name, lane_id, link, lane in lanes:
             found: set[int] = set()
-            for way in lane["connections"]:
+            for way in lane.raw["connections"]:
                 for after in between.get((link.node, (int(way["remote_region"]), int(way["remote_node"]))), ()):
                     down[where[name]].add(where[after])
                     up[where[after]].add(where[name])
-                    every = [int(x["lane_id"]) for x in self._store[after].raw["lanes"]]
-                    ids = [int(way["remote_lane"])] if way["remote_lane"] else every
+                    ids = [int(way["remote_lane"])] if way["remote_lane"] else self._store[after].lanes
                     found |= {self._index[after, i] for i in ids if (after, i) in self._index}
             self.ahead[self._index[name, lane_id]] = tuple(sorted(found))
         self.ahead_start = np.cumsum([0, *map(len, self.ahead)]).astype(np.int32)
@@ -227,28 +243,31 @@ class Road:
         return many[lane_link] if len(lane_link) else np.zeros(0, dtype=np.bool_)
 
     # -- questions --------------------------------------------------------------------------------------------------
-    def match(
-        self, east: F64, north: F64, heading: F64, mask: Sequence[int] | npt.NDArray[np.int64] | None = None
-    ) -> tuple[I32, F64, F64]:
+    def match(self, east: F64, north: F64, heading: F64) -> tuple[I32, F64, F64]:
         """Return (lane index or -1, along m, lateral m, left positive) of points; heading in degrees, NaN: none.
 
-        ``mask``: bits of the lane types each point may match; default the motor lanes. A wrong-way vehicle matches the
-        lane it is on: direction only decides between lanes that are equally near.
+        Only lanes for motor vehicles are matched. A wrong-way vehicle matches the lane it is on: direction only decides
+        between lanes that are equally near.
         """
         n = len(east)
         lane, along, lateral = np.empty(n, dtype=np.int32), np.empty(n), np.empty(n)
-        bits = np.full(n, MOTOR, dtype=np.int64) if mask is None else np.ascontiguousarray(mask, dtype=np.int64)
+        east, north, heading = (np.ascontiguousarray(x, dtype=np.float64) for x in (east, north, heading))
+        hints = np.full((n, 2), -1, dtype=np.int32)
+        self.place(east, north, heading, np.arange(n), n, hints, lane, along, lateral)
+        return lane, along, lateral
+
+    def place(
+        self, east: F64, north: F64, heading: F64, who: I64, n: int, hints: I32, lane: I32, along: F64, lateral: F64
+    ) -> None:
+        """Do ``match`` for the first n points, into columns that the caller keeps.
+
+        ``hints`` (rows of two, -1 at first) are the caller's to keep: row ``who[k]`` is that of point k.
+        """
         seg = self.segments
         match(
-            np.ascontiguousarray(east, dtype=np.float64),
-            np.ascontiguousarray(north, dtype=np.float64),
-            np.ascontiguousarray(heading, dtype=np.float64),
-            bits,
-            *(seg.xy, seg.lane, seg.keys, seg.start, seg.items),
-            *(self.lanes.half_width, self.lanes.kind),
-            *(lane, along, lateral),
-        )
-        return lane, along, lateral
+            east, north, heading, n, MOTOR, seg.xy, seg.lane, seg.keys, seg.start, seg.items, who, hints, lane, along,
+            lateral,
+        )  # fmt: skip
 
     def cover(self, east: F64, north: F64, mask: int, margin: float = 0.0) -> I32:
         """Return the lane of the types in ``mask`` that holds each point, edges moved out by ``margin`` m; -1: none."""
@@ -259,8 +278,7 @@ class Road:
             np.ascontiguousarray(north, dtype=np.float64),
             mask,
             float(margin),
-            *(seg.xy, seg.lane, seg.keys, seg.start, seg.items),
-            *(self.lanes.half_width, self.lanes.kind, lane),
+            *(seg.xy, seg.lane, seg.keys, seg.start, seg.items, lane),
         )
         return lane
 
@@ -302,7 +320,7 @@ class Road:
         road = cls(*state["origin"])
         for name, region, node, lat, lon, device, raw in state["links"]:
             link = _Link((region, node), (int(raw["up_region"]), int(raw["up_node"])), (lat, lon), device, dict(raw))
-            link.total_m = sum(_length(road._line(link, lane)) for lane in raw["lanes"])
+            road._compile(link)
             road.links.append(name)
             road._store[name] = link
         road._order = [(name, lane) for name, lane in state["order"]]

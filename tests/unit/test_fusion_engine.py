@@ -14,7 +14,8 @@ from tests.unit import fusion_scene as fs
 from tests.unit.fusion_drive import CODEC, ZONES, Drive, decoded, engine
 from v2x.columns import Output, Record
 from v2x.errors import SnapshotError
-from v2x.fusion.frames import COLUMNS, FrameEncoder
+from v2x.fusion.frames import COLUMNS, Frame, FrameEncoder
+from v2x.road import Road
 from v2x.topics import LINKS, MAPS, OBSERVATIONS, TRACKS
 
 LANE = {
@@ -233,19 +234,34 @@ class Counting:
         return CODEC.encode(schema, record) + self.tail
 
 
-def test_spliced_frames_are_what_the_encoder_makes() -> None:
-    head = {
-        "generation": fs.GENERATION, "partition": 1, "offset": 5, "index": 0, "zone": "Z1", "event_ms": fs.T0,
-        "stream_ms": fs.T0, "inputs": 9,
-    }  # fmt: skip
+def road_of(links: list[str]) -> Road:
+    """A road whose lane k is the only one, with lane id k + 1, of link k."""
+    road = Road(*fs.ORIGIN)
+    for k, link in enumerate(links):
+        one = node()
+        one["links"][0].update(link=link, lanes=[{**LANE, "lane_id": k + 1}])
+        road.update([one], "RSU-01")
+    return road
+
+
+def test_frames_are_what_the_encoder_makes() -> None:
     rng = np.random.default_rng(1)
     fast, moved = Counting(), Counting(b"x")
     one, other = FrameEncoder(fast), FrameEncoder(moved)
     for n in (0, 1, 63, 64, 200):
         whole = rng.integers(-(1 << 52), 1 << 52, (len(COLUMNS), n)) >> rng.integers(0, 50, (len(COLUMNS), n))
-        for links in ([], ["a"], ["M-E1", "路" * 40, *map(str, range(70))]):
-            record = {**head, **dict(zip(COLUMNS, whole.tolist(), strict=True)), "links": links}
-            assert one.encode(head, whole, links) == CODEC.encode("track_frame", record)
-            assert other.encode(head, whole, links) == CODEC.encode("track_frame", record) + b"x"
+        for nth, links in enumerate(([], ["a"], ["M-E1", "路" * 40, *map(str, range(70))])):
+            lane = rng.integers(-1, max(len(links) - 3, 0), n).astype(np.int32)
+            frame = Frame(f"Z{nth}", fs.T0, fs.T0 + 7, 9, n, whole.copy(), lane, road_of(links))
+            used = sorted(set(lane[lane >= 0].tolist()))
+            record = {
+                "generation": fs.GENERATION, "partition": 1, "offset": 5, "index": nth, "zone": f"Z{nth}",
+                "event_ms": fs.T0, "stream_ms": fs.T0 + 7, "inputs": 9,
+                **dict(zip(COLUMNS, whole.tolist(), strict=True)), "links": [links[x] for x in used],
+                "lane": [used.index(x) * 256 + x + 1 if x >= 0 else -1 for x in lane.tolist()],
+            }  # fmt: skip
+            expected = CODEC.encode("track_frame", record)
+            assert one.encode(fs.GENERATION, 1, 5, nth, frame) == expected
+            assert other.encode(fs.GENERATION, 1, 5, nth, frame) == expected + b"x"
     assert fast.full == 1  # the comparison
     assert moved.full > 1

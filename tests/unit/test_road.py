@@ -21,7 +21,7 @@ from tests.unit.events_world import (
     street_nodes,
 )
 from v2x.geo import LocalFrame
-from v2x.road import ON_FOOT, Road
+from v2x.road import MOTOR, ON_FOOT, Road
 
 
 def road_of(nodes) -> Road:
@@ -163,3 +163,52 @@ def test_projection_goes_and_comes_back_and_keeps_lengths(lat, lon, east, north)
     assert abs(back[0] - east) < 1e-3
     assert abs(back[1] - north) < 1e-3
     assert frame.point(*frame.e7(east, north)) == pytest.approx((east, north), abs=0.02)
+
+
+def plain_match(road: Road, x: float, y: float, heading: float) -> tuple[int, float, float]:
+    """Matching without a grid: every segment of every lane."""
+    best, out = np.inf, (-1, 0.0, 0.0)
+    for (east, north, ue, un, length, start, half, kind), lane in zip(
+        road.segments.xy.tolist(), road.segments.lane.tolist(), strict=True
+    ):
+        dx, dy = x - east, y - north
+        t, cross = dx * ue + dy * un, ue * dy - un * dx
+        beyond = np.hypot(max(0.0, abs(cross) - half), max(0.0, -t, t - length))
+        if beyond > 2.0 or not MOTOR >> int(kind) & 1:
+            continue
+        facing = ue * np.sin(np.radians(heading)) + un * np.cos(np.radians(heading))
+        cost = beyond + 0.05 * abs(cross) + (1.0 if facing < -np.sqrt(0.5) else 3.0 if facing < np.sqrt(0.5) else 0.0)
+        if cost < best:
+            best, out = cost, (lane, start + min(max(t, 0.0), length), cross)
+    return out
+
+
+def test_matching_finds_the_cheapest_segment_whatever_it_was_told_of_the_past():
+    crossing = node_dict(77, [link_dict("D", 70, 3, [lane_dict(1, -300.0, 900.0, REF)])])
+    for point, (x, y) in zip(crossing["links"][0]["lanes"][0]["points"], ((-40.0, -50.0), (640.0, 30.0)), strict=True):
+        lat, lon = FRAME.e7(x, y)
+        point["d_lat"], point["d_lon"] = lat - REF[0], lon - REF[1]
+    road = road_of([*motorway_nodes(), *street_nodes(), crossing])
+    rng = np.random.default_rng(4)
+    n = 400
+    e, y, h = rng.uniform(-50, 700, n), rng.uniform(-25, 10, n), rng.uniform(0, 360, n)
+    expected = [plain_match(road, *point) for point in zip(e.tolist(), y.tolist(), h.tolist(), strict=True)]
+    for hints in (np.full((n, 2), -1, np.int32), rng.integers(-1, 5000, (n, 2)).astype(np.int32)):
+        who = rng.permutation(n)
+        for _ in range(2):  # the second time from the first's hints
+            lane, along, lateral = np.empty(n, np.int32), np.empty(n), np.empty(n)
+            road.place(e, y, h, who, n, hints, lane, along, lateral)
+            assert lane.tolist() == [row[0] for row in expected]
+            assert np.allclose(along, [row[1] for row in expected], atol=1e-9)
+            assert np.allclose(lateral, [row[2] for row in expected], atol=1e-9)
+
+
+def test_maps_told_one_after_the_other_make_the_road_of_one_telling():
+    nodes = [*motorway_nodes(), *street_nodes()]
+    road = Road(LAT, LON)
+    for node in nodes:
+        assert road.update([node], "RSU-1")
+    whole = road_of(nodes)
+    for name in ("xy", "lane", "keys", "start", "items"):
+        assert np.array_equal(getattr(road.segments, name), getattr(whole.segments, name))
+    assert (road.ahead, road.down, road.up, road.phases) == (whole.ahead, whole.down, whole.up, whole.phases)

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from v2x.events.catalogue import Rule
+from v2x.events.chains import Chain, Finder, Flags
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
-from v2x.road import LaneKind, Road
+from v2x.road import Road
 
 I64 = npt.NDArray[np.int64]
 
@@ -28,20 +28,6 @@ NEAR_M: Final = 100.0  # jams (and chains side by side) nearer than this along a
 SPEED_TAU_MS: Final = 2000.0  # the mean speed is smoothed: the level must not flap
 MAX_STEP_MS: Final = 250
 PAST_MS: Final = 25_000  # a jam that dissolved explains slow vehicles for this long
-_PEDESTRIAN, _CYCLIST = 10, 7
-
-
-@dataclass(slots=True)
-class Chain:
-    """A row of slow vehicles, one behind the other."""
-
-    head: int  # rows of the view
-    tail: int
-    count: int
-    length: float  # m, from the front of the head to the rear of the tail
-    speed_sum: float
-    spans: dict[int, list[float]]  # link -> [from, to] m along
-    rows: list[int]
 
 
 @dataclass(slots=True)
@@ -84,42 +70,6 @@ class JamChange:
     into: Jam | None = None  # ended, because it met this one
 
 
-@nb.njit(
-    "void(int64[::1], boolean[::1], int64[::1], float64[::1], float64[::1], float64, int32[::1], boolean[::1],"
-    " int64[::1], float64[::1])",
-    cache=True,
-)
-def _chains(
-    rows: Any,
-    slow: Any,
-    lead: Any,
-    gap: Any,
-    length: Any,
-    reach: float,
-    lane: Any,
-    signal: Any,
-    out_root: Any,
-    out_way: Any,
-) -> None:
-    """Write the front vehicle of each row's chain and the way to it (front to front), m; -1: not slow."""
-    for i in rows:
-        out_root[i] = -1
-        if not slow[i]:
-            continue
-        at = i
-        way = 0.0
-        for _ in range(len(rows)):
-            ahead = lead[at]
-            if ahead < 0 or not slow[ahead] or gap[at] > reach or ahead == i:
-                break
-            if signal[lane[at]] and lane[ahead] != lane[at]:
-                break  # it waits for the light, not for who is beyond
-            way += max(gap[at], 0.0) + length[ahead]
-            at = ahead
-        out_root[i] = at
-        out_way[i] = way
-
-
 class Congestion:
     """All jams of a zone."""
 
@@ -130,6 +80,10 @@ class Congestion:
         self.count = 0
         self.now = 0
         self._past: list[tuple[int, dict[int, list[float]]]] = []  # (end ms, where) of jams that dissolved
+        self._finder = Finder()
+        self._hot: Flags = np.zeros(0, dtype=np.bool_)  # by link; scratch, as what follows
+        self._covers = Covers(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
+        self._covered = False  # ``_covers`` is not as new
 
     def advance(self, now: int, view: TrackView, road: Road, lead: I64, gap: F64) -> list[JamChange]:
         """Take one frame with each row's leader; return the jams that began, go on or ended."""
@@ -139,50 +93,44 @@ class Congestion:
         return self._follow(groups, dt, view, road)
 
     def covers(self, road: Road) -> Covers:
-        """Return by lane where a jam is, also one still in its dwell time, or one that has just dissolved."""
-        count = len(road.lanes)
-        out = Covers(np.zeros(count, dtype=np.int64), np.zeros(count), np.full(count, -1.0))
+        """Return by lane where a jam is, also one still in its dwell time, or one that has just dissolved.
+
+        It is good until the next call.
+        """
+        count, out = len(road.lanes), self._covers
+        if len(out.since) != count:
+            out = self._covers = Covers(np.zeros(count, dtype=np.int64), np.zeros(count), np.full(count, -1.0))
+        elif self._covered:
+            out.since[:], out.low[:], out.high[:] = 0, 0.0, -1.0
+        self._covered = bool(self._past or self.jams)
         for ended, spans in self._past:
             if self.now - ended <= PAST_MS:
-                for link, (low, high) in spans.items():
-                    own = list(road.link_lanes[link])
-                    out.low[own], out.high[own] = low, high
+                self._cover(road, spans, None)
         for jam in self.jams:
-            for link, (low, high) in jam.spans.items():
-                own = list(road.link_lanes[link])
-                out.since[own], out.low[own], out.high[own] = jam.since, low, high
+            self._cover(road, jam.spans, jam.since)
         return out
+
+    def _cover(self, road: Road, spans: Mapping[int, list[float]], since: int | None) -> None:
+        out = self._covers
+        for link, (low, high) in spans.items():
+            for lane in road.link_lanes[link]:
+                out.low[lane], out.high[lane] = low, high
+                if since is not None:
+                    out.since[lane] = since
 
     # -- what is there now ------------------------------------------------------------------------------------------
     def _find(self, view: TrackView, road: Road, lead: I64, gap: F64) -> list[Chain]:
-        rule, lanes = self.rule, road.lanes
-        if not len(lanes) or not len(view):
-            return []
-        motor = (view.lane >= 0) & (view.cls != _PEDESTRIAN) & (view.cls != _CYCLIST)
-        motor[motor] = lanes.kind[view.lane[motor]] != LaneKind.EMERGENCY
-        calm = self._calm(view, road, motor)
-        slow = motor & (view.speed <= calm)
-        least = int(rule.limit("vehicles"))
-        if int(slow.sum()) < least:
-            return []
-        rows = np.flatnonzero(motor)
-        root = np.full(len(view), -1, dtype=np.int64)
-        way = np.zeros(len(view))
-        _chains(rows, slow, lead, gap, view.length, rule.limit("gap_m"), view.lane, road.lanes.signal, root, way)
-        sizes = np.bincount(root[rows][root[rows] >= 0], minlength=len(view))
-        return [
-            _chain(view, road, int(head), np.flatnonzero(root == head), way) for head in np.flatnonzero(sizes >= least)
-        ]
-
-    def _calm(self, view: TrackView, road: Road, motor: npt.NDArray[np.bool_]) -> F64:
-        """Return by row the speed below which a vehicle is slow: on a jam's link a little more, or it would flap."""
-        calm = np.full(len(view), self.rule.limit("enter_mps"))
-        links = {link for jam in self.jams if jam.event_id for link in jam.spans}
-        if links:
-            hot = np.zeros(len(road.links), dtype=np.bool_)
-            hot[list(links)] = True
-            calm[hot[road.lanes.link[np.maximum(view.lane, 0)]] & motor] = self.rule.limit("exit_mps")
-        return calm
+        rule = self.rule
+        if len(self._hot) != len(road.links):
+            self._hot = np.zeros(len(road.links), dtype=np.bool_)
+        self._hot[:] = False
+        for jam in self.jams:
+            if jam.event_id:
+                self._hot[list(jam.spans)] = True
+        speeds = (rule.limit("enter_mps"), rule.limit("exit_mps"))
+        return self._finder.chains(
+            view, road, lead, gap, self._hot, speeds, rule.limit("gap_m"), int(rule.limit("vehicles"))
+        )
 
     def _groups(self, chains: list[Chain], road: Road) -> list[list[Chain]]:
         """Put chains that lie side by side, or end to end over a link's end, together."""
@@ -254,11 +202,11 @@ class Congestion:
         jam.speed += share * (speed - jam.speed)
         jam.count, jam.queue, jam.spans = count, longest.length, spans
         jam.level = self._level(jam.speed, jam.level)
-        jam.head = (float(view.east[longest.head]), float(view.north[longest.head]))
-        jam.tail = (float(view.east[longest.tail]), float(view.north[longest.tail]))
-        jam.head_lane = int(view.lane[longest.head])
-        jam.tail_link = int(road.lanes.link[view.lane[longest.tail]])
-        jam.tracks = sorted(int(view.id[c.head]) for c in chains)
+        jam.head = (view.east.item(longest.head), view.north.item(longest.head))
+        jam.tail = (view.east.item(longest.tail), view.north.item(longest.tail))
+        jam.head_lane = view.lane.item(longest.head)
+        jam.tail_link = road.lanes.link.item(view.lane.item(longest.tail))
+        jam.tracks = sorted(view.id.item(c.head) for c in chains)
 
     def _level(self, speed: float, old: int) -> int:
         band = self.rule.limit("level_band_mps")
@@ -276,7 +224,7 @@ class Congestion:
 
         Not only at its stop line: on green a queue dissolves from its front, which so moves back along the lane.
         """
-        return all(road.lanes.signal[view.lane[chain.head]] for chain in chains)
+        return all(road.lanes.signal.item(view.lane.item(chain.head)) for chain in chains)
 
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -295,29 +243,19 @@ class Congestion:
         self._past = [(end, {link: [low, high] for link, low, high in spans}) for end, spans in state["past"]]
 
 
-def _chain(view: TrackView, road: Road, head: int, members: I64, way: F64) -> Chain:
-    tail = int(members[np.argmax(way[members])])
-    links, half = road.lanes.link[view.lane[members]], view.length[members] / 2
-    rear, front = view.along[members] - half, view.along[members] + half
-    spans: dict[int, list[float]] = {}
-    for link in dict.fromkeys(links.tolist()):
-        on = links == link
-        spans[link] = [float(rear[on].min()), float(front[on].max())]
-    length = float(way[tail] + view.length[tail])
-    return Chain(head, tail, len(members), length, float(view.speed[members].sum()), spans, members.tolist())
-
-
 def _touch(a: Mapping[int, list[float]], b: Mapping[int, list[float]]) -> bool:
-    return any(
-        link in b and span[0] - NEAR_M <= b[link][1] and b[link][0] - NEAR_M <= span[1] for link, span in a.items()
-    )
+    for link, span in a.items():
+        other = b.get(link)
+        if other is not None and span[0] - NEAR_M <= other[1] and other[0] - NEAR_M <= span[1]:
+            return True
+    return False
 
 
 def _end_to_end(a: Mapping[int, list[float]], b: Mapping[int, list[float]], road: Road) -> bool:
     """Say whether one begins just after the other's link ends."""
     for first, second in ((a, b), (b, a)):
         for link, span in first.items():
-            room = float(road.link_length[link]) - span[1]
+            room = road.link_length.item(link) - span[1]
             for after in road.down[link]:
                 if after in second and room + second[after][0] <= NEAR_M:
                     return True

@@ -33,6 +33,8 @@ from v2x.events.things import Things
 from v2x.fusion.view import TrackView
 from v2x.road import LaneKind, Road, RoadClass
 
+_MOTORWAY: Final = int(RoadClass.MOTORWAY)  # as plain numbers: an enum's names cost more than the rest of the test
+_SHOULDER: Final = int(LaneKind.EMERGENCY)
 _LAT_NONE: Final = 900000001
 _LON_NONE: Final = 1800000001
 _SPEED_NONE: Final = 8191
@@ -163,19 +165,22 @@ class Detector:
 
     def _follow(self, view: TrackView) -> None:
         """Keep place and speed of the events whose vehicle moves."""
+        count = len(view)
         for event in self.book.open.values():
             if not event.tracks or event.group == "congestion" or not self.rules[event.kind].moving:
                 continue
-            row = int(np.searchsorted(view.id, event.tracks[0]))
-            if row < len(view) and view.id[row] == event.tracks[0]:
+            row = int(view.id.searchsorted(event.tracks[0]))
+            if row < count and view.id.item(row) == event.tracks[0]:
                 place = self._track_place(view, row)
                 if not place.link:  # in a junction, or off the map for a moment
                     place.link, place.lane = event.place.link, event.place.lane
-                event.place, event.speed = place, float(view.speed[row])
-                event.level = max(event.level, self._level(event.kind, place, event.speed, int(view.lane[row])))
+                event.place, event.speed = place, view.speed.item(row)
+                event.level = max(event.level, self._level(event.kind, place, event.speed, view.lane.item(row)))
 
     def _take_flags(self, view: TrackView) -> None:
         """Give each flag to the track nearest to where its BSM says it is."""
+        if not self._flags and not self._flagged:
+            return
         reach = self.rules["BREAKDOWN"].limit("flag_m")
         known = self.table.id
         for ts, east, north, bits, device, ref in self._flags:
@@ -259,10 +264,10 @@ class Detector:
         if lane < 0:
             return Place(east, north)
         lanes = self.road.lanes
-        return Place(east, north, self.road.links[lanes.link[lane]], int(lanes.lane_id[lane]))
+        return Place(east, north, self.road.links[lanes.link.item(lane)], lanes.lane_id.item(lane))
 
     def _track_place(self, view: TrackView, row: int) -> Place:
-        return self._lane_place(float(view.east[row]), float(view.north[row]), int(view.lane[row]))
+        return self._lane_place(view.east.item(row), view.north.item(row), view.lane.item(row))
 
     def _place(self, row: Mapping[str, Any]) -> Place:
         """Return the place of a report, with the link found on our map."""
@@ -279,11 +284,11 @@ class Detector:
         rule, lanes = self.rules[kind], self.road.lanes
         if lane < 0:
             lane = self.road.lane_index(place.link, place.lane)
-        motorway = lane >= 0 and lanes.road_class[lane] == RoadClass.MOTORWAY
+        motorway = lane >= 0 and lanes.road_class.item(lane) == _MOTORWAY
         if kind in {"STOPPED_VEHICLE", "BREAKDOWN"} and lane >= 0:
-            return 1 if lanes.kind[lane] == LaneKind.EMERGENCY else 3 if motorway else 2
+            return 1 if lanes.kind.item(lane) == _SHOULDER else 3 if motorway else 2
         if kind == "OVERSPEED" and lane >= 0:
-            limit = float(lanes.v_max[lane]) or rule.limit("no_limit_mps") / rule.limit("factor")
+            limit = lanes.v_max.item(lane) or rule.limit("no_limit_mps") / rule.limit("factor")
             return 2 if speed >= limit * rule.limit("grave_factor") else 1
         if kind == "PEDESTRIAN" and motorway:
             return 3

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
+
+from v2x.fusion.jit import helper
 
 # Rules, columns of the machine.
 STOPPED, BREAKDOWN, WRONG_WAY, OVERSPEED, SLOW, HARD_BRAKING, PEDESTRIAN, EMERGENCY = range(8)
@@ -39,10 +40,10 @@ EAST, NORTH, VEL_E, VEL_N, SLOWEST, REAL_WIDTH = range(HISTORY, HISTORY + 6)
     P_FAST_ON, P_FAST_OFF, P_FAST_NONE,
     P_SLOW_ON, P_SLOW_OFF, P_SLOW_NONE, P_SLOW_STOP, P_SLOW_ACC, P_SLOW_GAIN, P_SLOW_GAP, P_SLOW_BEHIND, P_SLOW_AHEAD,
     P_BRAKE_ON, P_BRAKE_OFF, P_BRAKE_MAX, P_BRAKE_AGE,
-    P_FOOT_AGE,
+    P_FOOT_AGE, P_FOOT_IN, P_FOOT_WALK,
     P_EMER_ON, P_EMER_OFF, P_EMER_IN, P_EMER_ACC,
     P_COUNT,
-) = range(42)  # fmt: skip
+) = range(44)  # fmt: skip
 
 _PEDESTRIAN_CLASS: Final = 10
 _CYCLIST_CLASS: Final = 7
@@ -53,12 +54,9 @@ _RED: Final = 1
 _MAX_STEP_MS: Final = 250
 _FAR: Final = 1e9
 _HOPS: Final = 3
-_V = "float64[::1]"
-_I = "int32[::1]"
-_L = "int64[::1]"
 
 
-@nb.njit(f"void({_L}, {_I}, {_V}, {_V}, {_V}, {_I}, {_I}, {_L}, float64, {_L}, {_V})", cache=True)
+@helper
 def leaders(
     order: Any,
     lane: Any,
@@ -108,26 +106,23 @@ def leaders(
         first[lane[order[k]]] = -1
 
 
-@nb.njit("float64(int64, float64, float64, float64[:, ::1], int32[::1])", cache=True)
-def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any) -> float:
+@helper
+def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any) -> Any:
     """Return the cosine between a heading (deg) and a lane's direction at ``along``; 0 without geometry."""
-    a = seg_start[lane]
-    b = seg_start[lane + 1]
-    if a == b:
+    s, b = seg_start[lane], seg_start[lane + 1]
+    if s == b:
         return 0.0
-    s = a
-    while s + 1 < b and xy[s + 1, 5] <= along:
-        s += 1
+    while b - s > 1:  # the last segment that begins at or before ``along``
+        middle = (s + b) // 2
+        if xy[middle, 5] <= along:
+            s = middle
+        else:
+            b = middle
     angle = np.radians(heading)
-    return float(xy[s, 2] * np.sin(angle) + xy[s, 3] * np.cos(angle))
+    return xy[s, 2] * np.sin(angle) + xy[s, 3] * np.cos(angle)
 
 
-@nb.njit(
-    f"void(int64, {_V}, {_V}, {_I}, {_V}, {_V}, {_I}, {_L}, {_L}, {_L}, {_V}, int8[::1], int8[::1],"  # view
-    f" {_I}, {_I}, {_V}, {_V}, {_V}, {_V}, boolean[::1], boolean[::1], int8[::1], {_L}, {_L}, {_V}, {_V},"  # lanes
-    f" float64[:, ::1], {_I}, {_V}, int64[:, ::1], float64[:, ::1], {_L}, int8[:, ::1])",
-    cache=True,
-)
+@helper
 def conditions(
     now: int,
     speed: Any,
@@ -232,7 +227,7 @@ def conditions(
 
         # Against the lane.
         if lane_kind[at] <= _LANE_EMERGENCY or lane_kind[at] == 5:
-            cosine = lane_cosine(at, along[i], heading[i], xy, seg_start)
+            cosine = lane_cosine(at, along[i], heading[i], xy, seg_start) if v >= p[P_WRONG_OFF] else 0.0
             near_end = road_class[at] != _MOTORWAY and (to_end < p[P_WRONG_END] or along[i] < p[P_WRONG_END])
             inside = abs(lateral[i]) <= half_width[at] - p[P_WRONG_IN]
             if v < p[P_WRONG_OFF] or cosine > -0.7:
@@ -280,8 +275,8 @@ def conditions(
                 out[i, EMERGENCY] = YES if v >= p[P_EMER_ON] else BAND
 
 
-@nb.njit(f"int64(int64, int64, int8[:, ::1], int8[::1], {_L}, {_L}, {_V}, int64[:, ::1], int64[:, ::1])", cache=True)
-def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: Any, ints: Any, out: Any) -> int:
+@helper
+def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: Any, ints: Any, out: Any) -> Any:
     """Advance every (row, rule); write (row, rule, START or END, start or end ms) and return how many."""
     count = 0
     step = min(max(dt, 0), _MAX_STEP_MS)

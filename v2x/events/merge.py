@@ -196,11 +196,14 @@ class EventBook:
     @staticmethod
     def _view(event: OpenEvent) -> list[Any]:
         """Return what is compared to see whether a change is material."""
+        place = event.place
+        reports = [[*key] for key in event.reports]
+        if len(reports) > 1:
+            reports.sort()
         return [
-            *(event.kind, event.level, event.place.link, event.place.lane),
-            sorted([*key] for key in event.reports),
-            *(event.place.east, event.place.north, event.queue, bool(event.detection)),
-        ]
+            event.kind, event.level, place.link, place.lane, reports, place.east, place.north, event.queue,
+            bool(event.detection),
+        ]  # fmt: skip
 
     def _material(self, event: OpenEvent, view: list[Any], now: int) -> bool:
         rule, told = self.rules[event.kind], event.told

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from v2x.events import kernel as k
 from v2x.events.catalogue import TRACK_LIMITS, Rule
 from v2x.events.congestion import Covers
+from v2x.events.watch import carry, same, watch
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
-from v2x.road import MOTOR, LaneKind, Road, RoadClass
+from v2x.road import Road
 
 I64 = npt.NDArray[np.int64]
 I8 = npt.NDArray[np.int8]
@@ -39,7 +40,6 @@ GHOST_GATE_M: Final = 5.0  # a car's length about where the ghost would be
 GHOST_GATE_MPS: Final = 3.0  # ... and this much more for each second that nobody saw it
 BRAKE_WINDOW_MS: Final = 800
 GHOST_MIN_HELD_MS: Final = 500  # a rule that has run for less is not worth a ghost
-_CYCLIST, _PEDESTRIAN = 7, 10
 
 
 @dataclass(slots=True)
@@ -103,6 +103,8 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_BRAKE_MAX, brake, "max_mps2"),
         (k.P_BRAKE_AGE, brake, "age_ms"),
         (k.P_FOOT_AGE, foot, "age_ms"),
+        (k.P_FOOT_IN, foot, "inside_m"),
+        (k.P_FOOT_WALK, foot, "crosswalk_m"),
         (k.P_EMER_ON, emer, "enter_mps"),
         (k.P_EMER_OFF, emer, "exit_mps"),
         (k.P_EMER_IN, emer, "inside_m"),
@@ -133,8 +135,13 @@ class TrackTable:
         self.now = 0
         self.ghosts: list[Ghost] = []
         self.heirs: list[tuple[int, int]] = []  # (old id, new id) of the last step
-        self.lead: I64 = np.zeros(0, dtype=np.int64)  # leader's row of the last step, -1 none
-        self.gap: F64 = np.zeros(0)  # m to it
+        self._order: I64 = np.zeros(0, dtype=np.int64)  # rows of the last step by (lane, along), and scratch
+        self._ordered = 0
+        self._first: I64 = np.zeros(0, dtype=np.int64)
+        self._found: I64 = np.zeros((0, 4), dtype=np.int64)
+        self._lead: I64 = np.zeros(0, dtype=np.int64)
+        self._gap: F64 = np.zeros(0)
+        self.lead, self.gap = self._lead, self._gap  # leader's row of the last step, -1 none; m to it
 
     def advance(self, now: int, view: TrackView, road: Road, light: I8, green_ms: I64, jam: Covers) -> list[Crossing]:
         """Take the tracks of one frame at event time ``now``; return what began and ended, by track and rule."""
@@ -142,39 +149,60 @@ class TrackTable:
         self.now = max(now, self.now)
         gone = self._carry(view)
         crossings = self._bury(gone, view)
-        count = len(view)
-        if count:
-            self._remember(view)
-            cond = self._conditions(view, road, light, green_ms, jam)
-            out = np.zeros((count * k.RULE_COUNT, 4), dtype=np.int64)
-            found = k.machine(self.now, dt, cond, self._mature, self.dwell, self.end, self.p, self.ints, out)
+        if not len(view):
+            return crossings
+        lanes, seg = road.lanes, road.segments
+        if len(self._first) != len(lanes):
+            self._first = np.full(len(lanes), -1, dtype=np.int64)
+        found, self._ordered = watch(
+            self.now, dt,
+            view.cls, view.length, view.east, view.north, view.vel_e, view.vel_n, view.speed, view.heading, view.lane,
+            view.along, view.lateral, view.age_ms, view.hits, view.born_ms, view.last_ms,
+            lanes.kind, lanes.road_class, lanes.half_width, lanes.v_min, lanes.v_max, lanes.length, lanes.signal,
+            lanes.junction, road.ahead_start, road.ahead_items,
+            seg.xy, seg.lane, seg.keys, seg.start, seg.items, road.seg_start,
+            light, green_ms, jam.since, jam.low, jam.high,
+            self.p, self.dwell, self.end, self.ints, self.reals, self.times, self._order, self._ordered, self._first,
+            self.lead, self.gap, self._found,
+        )  # fmt: skip
+        if found:
             crossings += [
-                Crossing(int(row), int(view.id[row]), int(rule), what == k.START, int(at))
-                for row, rule, what, at in out[:found]
+                Crossing(row, int(view.id[row]), rule, what == k.START, at)
+                for row, rule, what, at in self._found[:found].tolist()
             ]
         return crossings
 
     # -- carrying rows on -------------------------------------------------------------------------------------------
     def _carry(self, view: TrackView) -> list[Ghost]:
         """Bring the rows into the view's order; return the tracks that vanished and matter."""
-        if len(self.id) == len(view.id) and bool((self.id == view.id).all()):
+        count = len(view)
+        if len(self.id) == count and same(self.id, view.id):
             return []
-        at = np.searchsorted(self.id, view.id)
-        at[at == len(self.id)] = 0
-        known = self.id[at] == view.id if len(self.id) else np.zeros(len(view.id), dtype=np.bool_)
-        ints = np.zeros((len(view.id), k.INT_WIDTH), dtype=np.int64)
-        reals = np.full((len(view.id), k.REAL_WIDTH), -1.0)
-        if known.any():
-            ints[known], reals[known] = self.ints[at[known]], self.reals[at[known]]
-        left = np.ones(len(self.id), dtype=np.bool_)
-        left[at[known]] = False
-        ghosts = []
-        for row in np.flatnonzero(left):
-            mine = self.ints[row]
-            if mine[k.ACTIVE : k.ACTIVE + k.RULE_COUNT].any() or mine[: k.RULE_COUNT].max() >= GHOST_MIN_HELD_MS:
-                ghosts.append(Ghost(int(self.id[row]), int(mine[k.SEEN_MS]), mine.copy(), self.reals[row].copy()))
+        ints, reals = np.empty((count, k.INT_WIDTH), dtype=np.int64), np.empty((count, k.REAL_WIDTH))
+        lost = np.empty(len(self.id), dtype=np.int64)
+        n = carry(
+            self.id, self.ints, self.reals, view.id, self._order, self._ordered, GHOST_MIN_HELD_MS, ints, reals, lost
+        )
+        ghosts = [
+            Ghost(int(self.id[row]), int(self.ints[row, k.SEEN_MS]), self.ints[row].copy(), self.reals[row].copy())
+            for row in lost[:n].tolist()
+        ]
         self.id, self.ints, self.reals = view.id.copy(), ints, reals
+        self._fit()
         return ghosts
+
+    def _fit(self) -> None:
+        """Make the scratch columns fit the rows; the order, as far as it is known, stays."""
+        count = len(self.id)
+        if count > len(self._order):
+            order = self._order[: self._ordered]
+            order = order[order >= 0]
+            self._order = np.empty(2 * count, dtype=np.int64)
+            self._order[: len(order)] = order
+            self._ordered = len(order)
+            self._found = np.empty((2 * count * k.RULE_COUNT, 4), dtype=np.int64)
+            self._lead, self._gap = np.empty(2 * count, dtype=np.int64), np.empty(2 * count)
+        self.lead, self.gap = self._lead[:count], self._gap[:count]
 
     def _bury(self, gone: list[Ghost], view: TrackView) -> list[Crossing]:
         """Give ghosts to the tracks that took their place; end what nobody took over."""
@@ -239,79 +267,6 @@ class TrackTable:
         for column in (k.MOVED, k.FLAG_MS, k.STOP_LINE_MS):
             mine[column] = max(mine[column], old[column])
 
-    def _remember(self, view: TrackView) -> None:
-        """Append to the speed history and keep the last state."""
-        self.times[:-1] = self.times[1:]
-        self.times[-1] = self.now
-        self.reals[:, : k.HISTORY - 1] = self.reals[:, 1 : k.HISTORY]
-        self.reals[:, k.HISTORY - 1] = view.speed
-        self.reals[:, k.EAST], self.reals[:, k.NORTH] = view.east, view.north
-        self.reals[:, k.VEL_E], self.reals[:, k.VEL_N] = view.vel_e, view.vel_n
-        self.ints[:, k.SEEN_MS] = view.last_ms
-
-    # -- the rules --------------------------------------------------------------------------------------------------
-    def _conditions(self, view: TrackView, road: Road, light: I8, green_ms: I64, jam: Covers) -> I8:
-        lanes, p, count = road.lanes, self.p, len(view)
-        lived = self.now - view.born_ms
-        walks = (view.cls == _PEDESTRIAN) | (view.cls == _CYCLIST)
-        least = np.where(walks, p[k.P_FOOT_AGE], p[k.P_AGE])
-        self._mature = ((lived >= least) & (view.hits >= p[k.P_HITS])).astype(np.int8)
-        on_foot = np.zeros(count, dtype=np.int8)
-        if walks.any():
-            rows = np.flatnonzero(walks)
-            on_foot[rows] = self._on_foot(view, road, rows)
-        self.lead, self.gap = np.full(count, -1, dtype=np.int64), np.full(count, 1e9)
-        rows = np.flatnonzero((view.lane >= 0) & ~walks)
-        order = rows[np.lexsort((view.along[rows], view.lane[rows]))]
-        scratch = np.full(len(lanes), -1, dtype=np.int64)
-        reach = max(p[k.P_STOP_GAP], p[k.P_SLOW_GAP])
-        k.leaders(
-            order,
-            view.lane,
-            view.along,
-            view.length,
-            lanes.length,
-            road.ahead_start,
-            road.ahead_items,
-            scratch,
-            reach,
-            self.lead,
-            self.gap,
-        )
-        cond = np.empty((count, k.RULE_COUNT), dtype=np.int8)
-        k.conditions(
-            *(self.now, view.speed, view.heading, view.lane, view.along, view.lateral, view.cls.astype(np.int32)),
-            *(view.age_ms, lived, self.lead, self.gap, on_foot, self._mature),
-            *(lanes.kind, lanes.road_class, lanes.half_width, lanes.v_min, lanes.v_max, lanes.length),
-            *(
-                lanes.signal,
-                lanes.junction,
-                light,
-                green_ms,
-                jam.since,
-                jam.low,
-                jam.high,
-                road.segments.xy,
-                road.seg_start,
-            ),
-            *(p, self.ints, self.reals, self.times, cond),
-        )
-        return cond
-
-    def _on_foot(self, view: TrackView, road: Road, rows: I64) -> I8:
-        """Judge the pedestrian rule of a few rows: YES on a lane for motor vehicles and not on a crosswalk."""
-        rule = self.rules["PEDESTRIAN"]
-        east, north = view.east[rows], view.north[rows]
-        motor = road.cover(east, north, MOTOR, 0.0)
-        well = road.cover(east, north, MOTOR, -rule.limit("inside_m"))
-        walk = road.cover(east, north, 1 << LaneKind.CROSSWALK, rule.limit("crosswalk_m"))
-        walk = np.maximum(walk, road.cover(east, north, 1 << LaneKind.SIDEWALK, 0.0))
-        out = np.where(motor < 0, k.NO, np.where(well < 0, k.BAND, k.YES)).astype(np.int8)
-        out[(walk >= 0)] = k.NO
-        motorway = road.lanes.road_class[np.maximum(motor, 0)] == RoadClass.MOTORWAY if len(road.lanes) else motor < -1
-        out[(view.cls[rows] == _CYCLIST) & ~motorway] = k.NO  # a cyclist may ride on other roads
-        return out
-
     # -- borders ----------------------------------------------------------------------------------------------------
     def release(self, track: int) -> dict[str, Any] | None:
         """Give up a track's row; None if there is none. The place goes with the track's own state."""
@@ -321,6 +276,8 @@ class TrackTable:
         out = {"ints": self.ints[row].tolist(), "reals": self.reals[row].tolist()}
         self.id = np.delete(self.id, row)
         self.ints, self.reals = np.delete(self.ints, row, axis=0), np.delete(self.reals, row, axis=0)
+        self._ordered = 0
+        self._fit()
         return out
 
     def adopt(self, track: int, row: Mapping[str, Any] | None) -> None:
@@ -333,6 +290,8 @@ class TrackTable:
         self.id = np.insert(self.id, at, track)
         self.ints = np.insert(self.ints, at, np.array(row["ints"], dtype=np.int64), axis=0)
         self.reals = np.insert(self.reals, at, reals, axis=0)
+        self._ordered = 0
+        self._fit()
 
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -353,6 +312,8 @@ class TrackTable:
         self.id = np.array(state["id"], dtype=np.int64)
         self.ints = np.array(state["ints"], dtype=np.int64).reshape(-1, k.INT_WIDTH)
         self.reals = np.array(state["reals"], dtype=np.float64).reshape(-1, k.REAL_WIDTH)
+        self._ordered = 0
+        self._fit()
         self.ghosts = [
             Ghost(i, seen, np.array(ints, dtype=np.int64), np.array(reals)) for i, seen, ints, reals in state["ghosts"]
         ]

@@ -1,8 +1,8 @@
-"""The kernels that Python calls: a roadside scan, one vehicle's own message, the upkeep of each frame, the export."""
+"""The kernels that Python calls for measurements: a roadside scan, one vehicle's own message."""
 
 from __future__ import annotations
 
-from math import atan2, cos, hypot, nan, pi, radians, sin, sqrt
+from math import cos, nan, pi, radians, sin, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from v2x.fusion import layout as c
 from v2x.fusion.grid import bucket, link
 from v2x.fusion.jit import helper, kernel
-from v2x.fusion.kalman import noise, position_cov
 from v2x.fusion.scan import fuse
 from v2x.fusion.track import take_row
 from v2x.geo import ECC2, SEMI_MAJOR_M
@@ -37,12 +36,6 @@ RSU_ITSELF: Final = 4
 GUESS: Final = np.array([0, 3, 7, 10, 0])  # class by participant type
 KEY_SHIFT: Final = 17
 E7_RAD: Final = pi / 180.0 / 1e7
-
-# columns of the export
-X_E, X_N, X_VE, X_VN, X_SPEED, X_HEAD, X_ACC, X_LEN, X_WID, X_SIGMA = range(10)
-X_REALS: Final = 10
-Y_GID, Y_CLS, Y_AGE, Y_HITS, Y_BORN, Y_LAST = range(6)
-Y_INTS: Final = 6
 
 _STATE: Final = (
     "float64[:,::1], int64[:,::1], float64[:,::1], int64[:,::1], int64[::1], float64[:,::1], int64[::1], int64[::1], "
@@ -172,36 +165,3 @@ def new_row(s: Any, i: Any, votes: Any, heads: Any, ctl: Any, prm: Any, east: fl
     if row >= 0:
         link(i, heads, row, bucket(east, north, prm[c.Q_CELL], heads.shape[0]))
     return int(row)
-
-
-@kernel("void(float64[:,::1], int64[:,::1], int64[::1], float64[::1], int64, float64[:,::1], int64[:,::1])")
-def export(s: Any, i: Any, rows: Any, prm: Any, event_ms: int, real: Any, whole: Any) -> None:
-    """Write the tracks of ``rows``, predicted to event_ms, into ``real`` (X_*) and ``whole`` (Y_*)."""
-    for x in range(rows.shape[0]):
-        row = rows[x]
-        a, b = s[row], i[row]
-        dt = (event_ms - b[c.I_T]) * 1e-3
-        real[x, X_E] = a[c.S_E] + dt * a[c.S_VE]
-        real[x, X_N] = a[c.S_N] + dt * a[c.S_VN]
-        real[x, X_VE] = a[c.S_VE]
-        real[x, X_VN] = a[c.S_VN]
-        real[x, X_SPEED] = hypot(a[c.S_VE], a[c.S_VN])
-        real[x, X_HEAD] = atan2(a[c.S_HX], a[c.S_HY]) * 180.0 / pi % 360.0
-        real[x, X_ACC] = a[c.S_ACC]
-        real[x, X_LEN] = a[c.S_LEN]
-        real[x, X_WID] = a[c.S_WID]
-        ee, en, nn = position_cov(a, dt, noise(a, b, prm))
-        mean, half = 0.5 * (ee + nn), 0.5 * (ee - nn)
-        real[x, X_SIGMA] = sqrt(mean + sqrt(half * half + en * en))
-        whole[x, Y_GID] = b[c.I_GID]
-        whole[x, Y_CLS] = b[c.I_CLS]
-        whole[x, Y_AGE] = max(event_ms - b[c.I_LAST], 0)
-        ahead = event_ms // 100 - b[c.I_SLOT]
-        slots = b[c.I_SLOTS]
-        total = 0
-        for _ in range(10 - max(ahead, 0)):
-            total += slots & 63
-            slots >>= 6
-        whole[x, Y_HITS] = total
-        whole[x, Y_BORN] = b[c.I_BORN]
-        whole[x, Y_LAST] = b[c.I_LAST]

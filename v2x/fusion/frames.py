@@ -1,125 +1,209 @@
-"""Track frames: a view in the schema's units, and its bytes.
+"""Track frames: a zone's report and its bytes.
 
 A frame of 200 tracks has 2,600 integers, 20 times a second and zone: an encoder that takes them one by one costs more
-than all of fusion. Its columns are the last fields of the schema and Avro writes an array of integers as count, zigzag
-varints, 0; so the fields before them go through the encoder port, with empty columns, and a kernel writes the columns
-in place of the 13 zeros that stand for them. Once per encoder both ways are compared; where they differ (a schema whose
-columns have moved) the port does it all.
+than all of fusion. Avro writes a record field by field, an integer as a zigzag varint and an array as count, items, 0;
+so a kernel writes the whole frame: what does not change (the value's header, generation, partition; the zone; the names
+of links) is copied, all else are integers. Once per generation the kernel and the encoder port are compared on a
+sample; where they differ (a schema whose columns have moved) the port does it all.
 """
 
 from __future__ import annotations
 
-from math import cos, sin, sqrt
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from v2x.columns import Encoder
-from v2x.fusion.jit import kernel
-from v2x.fusion.layout import F64, I64
-from v2x.fusion.view import TrackView
-from v2x.geo import ECC2, SEMI_MAJOR_M
+from v2x.fusion.jit import helper, kernel
+from v2x.fusion.layout import I64
+from v2x.fusion.report import Y_LANE
 from v2x.road import Road
 
 COLUMNS: Final = (
     "track", "object_class", "lat", "lon", "speed", "heading", "accel", "pos_sigma", "length", "width", "lane", "hits",
     "age_ms",
 )  # fmt: skip
-C_TRACK, C_CLS, C_LAT, C_LON, C_SPEED, C_HEAD, C_ACC, C_SIGMA, C_LEN, C_WID, C_LANE, C_HITS, C_AGE = range(13)
+HEAD: Final = ("offset", "index", "zone", "event_ms", "stream_ms", "inputs")  # between partition and the columns
 LANES: Final = 256
-_RAD_E7: Final = 1e7 * 180.0 / np.pi
 _VARINT: Final = 10
-_SAMPLE: Final = [0, -1, 1, 63, -64, 64, 8191, -2000, 1 << 32 | 7, (1 << 52) + 3]
+_SAMPLE: Final = (0, -1, 1, 63, -64, 64, 8191, -2000, 1 << 32 | 7, (1 << 52) + 3)
+_NAMES: Final = ("a", "路", "x" * 70)
+
+Bytes = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
 
 
-@kernel("void(float64[:,::1], float64[::1], int64[:,::1])")
-def _units(x: Any, geo: Any, out: Any) -> None:
-    """Write place, speed, heading, acceleration, sigma and size of ``x`` (rows as listed) in the schema's units."""
-    for k in range(x.shape[1]):
-        phi = geo[0] + x[1, k] / geo[2]
-        d = sin(phi)
-        normal = SEMI_MAJOR_M / sqrt(1.0 - ECC2 * d * d)
-        out[C_LAT, k] = round(phi * _RAD_E7)
-        out[C_LON, k] = round(geo[1] + x[0, k] / (normal * cos(phi)) * _RAD_E7)
-        out[C_SPEED, k] = min(round(x[2, k] * 50.0), 8190)
-        out[C_HEAD, k] = round(x[3, k] * 80.0) % 28_800
-        out[C_ACC, k] = max(min(round(x[4, k] * 100.0), 2_000), -2_000)
-        out[C_SIGMA, k] = min(round(x[5, k] * 100.0), 65_535)
-        out[C_LEN, k] = min(round(x[6, k] * 100.0), 4_095)
-        out[C_WID, k] = min(round(x[7, k] * 100.0), 1_023)
+@helper
+def _put(out: Any, at: int, value: int) -> Any:
+    """Write a zigzag varint; return where it ends."""
+    rest = np.uint64((value << 1) ^ (value >> 63))
+    while rest > np.uint64(127):
+        out[at] = np.uint8((rest & np.uint64(127)) | np.uint64(128))
+        rest >>= np.uint64(7)
+        at += 1
+    out[at] = np.uint8(rest)
+    return at + 1
 
 
-@kernel("int64(int64[:,::1], uint8[::1])")
-def _arrays(columns: Any, out: Any) -> Any:
-    """Write each row as an Avro array of longs; return the bytes used."""
-    at = 0
-    for row in range(columns.shape[0]):
-        n = columns.shape[1]
-        for k in range(-1, n):
-            value = n if k < 0 else columns[row, k]
-            rest = np.uint64((value << 1) ^ (value >> 63))
-            while rest > np.uint64(127):
-                out[at] = np.uint8((rest & np.uint64(127)) | np.uint64(128))
-                rest >>= np.uint64(7)
-                at += 1
-            out[at] = np.uint8(rest)
-            at += 1
-        if n > 0:
-            out[at] = 0
-            at += 1
+@helper
+def _copy(out: Any, at: int, text: Any, first: int, last: int) -> Any:
+    """Copy bytes; return where they end."""
+    for k in range(first, last):
+        out[at] = text[k]
+        at += 1
     return at
 
 
-def columns(view: TrackView, geo: F64, road: Road) -> tuple[I64, list[str]]:
-    """Return the integer columns (in the order of COLUMNS) and the names that the lanes point at."""
-    out = np.empty((len(COLUMNS), len(view)), np.int64)
-    rows = (view.east, view.north, view.speed, view.heading, view.accel, view.sigma, view.length, view.width)
-    _units(np.stack(rows), geo, out)
-    out[C_TRACK], out[C_CLS], out[C_HITS], out[C_AGE] = view.id, view.cls, view.hits, view.age_ms
-    out[C_LANE] = -1
-    links: list[str] = []
-    if len(road.links):
-        known = np.flatnonzero(view.lane >= 0)
-        lane = view.lane[known]
-        used, place = np.unique(road.lanes.link[lane], return_inverse=True)
-        links = [road.links[x] for x in used.tolist()]
-        out[C_LANE, known] = place * LANES + road.lanes.lane_id[lane]
-    return out, links
+@kernel("int64(int32[::1], int64, int32[::1], int32[::1], int64[:,::1], int32[::1])")
+def lane_column(lane: Any, n: int, link: Any, lane_id: Any, columns: Any, used: Any) -> Any:
+    """Write the column of lanes: place of the link among those used, times LANES, plus lane id; -1 unknown.
+
+    ``lane``: indices into Road.lanes, or -1; ``used`` gets the links, ascending; return how many.
+    """
+    place = np.zeros(used.shape[0], np.int32)
+    for k in range(n):
+        if lane[k] >= 0:
+            place[link[lane[k]]] = 1
+    count = 0
+    for x in range(used.shape[0]):
+        if place[x] > 0:
+            place[x] = count
+            used[count] = x
+            count += 1
+    for k in range(n):
+        columns[Y_LANE, k] = place[link[lane[k]]] * LANES + lane_id[lane[k]] if lane[k] >= 0 else -1
+    return count
+
+
+@kernel(
+    "int64(uint8[::1], int64, int64, uint8[::1], int64, int64, int64, int64[:,::1], int64, int32[::1], int64, "
+    "uint8[::1], int64[::1], uint8[::1])"
+)
+def write(
+    start: Any, offset: int, index: int, zone: Any, event_ms: int, stream_ms: int, inputs: int, columns: Any, n: int,
+    used: Any, links: int, names: Any, name_at: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Write a frame; return the bytes used. ``zone`` and ``names`` are Avro strings, ``name_at`` where each begins."""
+    at = _copy(out, 0, start, 0, start.shape[0])
+    at = _put(out, _put(out, at, offset), index)
+    at = _copy(out, at, zone, 0, zone.shape[0])
+    at = _put(out, _put(out, _put(out, at, event_ms), stream_ms), inputs)
+    for row in range(len(COLUMNS)):
+        at = _put(out, at, n)
+        for k in range(n):
+            at = _put(out, at, columns[row, k])
+        if n > 0:
+            out[at] = 0
+            at += 1
+    at = _put(out, at, links)
+    for k in range(links):
+        at = _copy(out, at, names, name_at[used[k]], name_at[used[k] + 1])
+    if links > 0:
+        out[at] = 0
+        at += 1
+    return at
+
+
+@dataclass(slots=True)
+class Frame:
+    """What a zone reports for one event time."""
+
+    zone: str
+    event_ms: int
+    stream_ms: int
+    inputs: int
+    count: int
+    columns: I64  # (at least 13, at least ``count``); the first 13 rows are COLUMNS, that of lanes is yet to be written
+    lane: I32  # indices into Road.lanes, or -1
+    road: Road
+
+
+@dataclass(slots=True)
+class _Zone:
+    """What a frame has of its zone, as Avro strings."""
+
+    name: Bytes
+    links: int = 0
+    names: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8))
+    name_at: I64 = field(default_factory=lambda: np.zeros(1, np.int64))
+    used: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    def learn(self, names: list[str]) -> None:
+        """Take the names of all links."""
+        texts = [_string(name) for name in names]
+        self.links = len(names)
+        self.names = np.frombuffer(b"".join(texts), np.uint8).copy()
+        self.name_at = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        self.used = np.zeros(len(names), np.int32)
 
 
 class FrameEncoder:
-    """``track_frame`` records to values, by way of an encoder port."""
+    """Frames to values of schema ``track_frame``, by way of an encoder port."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._fast: bool | None = None  # not tried yet
+        self._zones: dict[str, _Zone] = {}
+        self._room: Bytes = np.zeros(0, np.uint8)
+        self._world: tuple[str, int] | None = None
+        self._start: Bytes | None = None  # of every value of this world; None: the port does it all
 
-    def encode(self, head: dict[str, Any], whole: I64, links: list[str]) -> bytes:
-        """Return the value of a frame: the fields before the columns, the columns, the links."""
-        if self._fast is None:
-            sample = np.array([_SAMPLE] * len(COLUMNS), np.int64)
-            self._fast = self._splice(head, sample, ["a", "路"]) == self._plain(head, sample, ["a", "路"])
-        return self._splice(head, whole, links) if self._fast else self._plain(head, whole, links)
+    def encode(self, generation: str, partition: int, offset: int, index: int, frame: Frame) -> bytes:
+        """Return the value of a frame; its column of lanes is written."""
+        zone = self._zones.get(frame.zone)
+        if zone is None:
+            zone = self._zones[frame.zone] = _Zone(np.frombuffer(_string(frame.zone), np.uint8).copy())
+        if zone.links != len(frame.road.links):
+            zone.learn(frame.road.links)
+        if self._world != (generation, partition):
+            self._world = (generation, partition)
+            self._start = self._learn(generation, partition)
+        lanes = frame.road.lanes
+        links = lane_column(frame.lane, frame.count, lanes.link, lanes.lane_id, frame.columns, zone.used)
+        if self._start is not None:
+            return self._write(self._start, offset, index, zone, frame, links)
+        names = [frame.road.links[x] for x in zone.used[:links].tolist()]
+        return self._plain(generation, partition, offset, index, frame, names)
 
-    def _plain(self, head: dict[str, Any], whole: I64, links: list[str]) -> bytes:
-        rows = dict(zip(COLUMNS, whole.tolist(), strict=True))
-        return self._encoder.encode("track_frame", {**head, **rows, "links": links})
+    def _write(self, start: Bytes, offset: int, index: int, zone: _Zone, frame: Frame, links: int) -> bytes:
+        need = len(COLUMNS) * (frame.count + 2) * _VARINT + len(start) + len(zone.name) + len(zone.names) + 7 * _VARINT
+        if len(self._room) < need:
+            self._room = np.zeros(2 * need, np.uint8)
+        used = write(
+            start, offset, index, zone.name, frame.event_ms, frame.stream_ms, frame.inputs, frame.columns, frame.count,
+            zone.used, links, zone.names, zone.name_at, self._room,
+        )  # fmt: skip
+        return self._room[:used].tobytes()
 
-    def _splice(self, head: dict[str, Any], whole: I64, links: list[str]) -> bytes:
-        bare = self._encoder.encode("track_frame", {**head, **{name: [] for name in COLUMNS}, "links": links})
-        names = bare[len(bare) - _size(links) :]
-        room = np.empty(len(COLUMNS) * (whole.shape[1] + 2) * _VARINT, np.uint8)
-        used = _arrays(np.ascontiguousarray(whole), room)
-        return bare[: len(bare) - len(names) - len(COLUMNS)] + room[:used].tobytes() + names
+    def _plain(self, generation: str, partition: int, offset: int, index: int, frame: Frame, links: list[str]) -> bytes:
+        columns = frame.columns[: len(COLUMNS), : frame.count].tolist()
+        head = (offset, index, frame.zone, frame.event_ms, frame.stream_ms, frame.inputs)
+        return self._encoder.encode(
+            "track_frame",
+            {
+                "generation": generation, "partition": partition, **dict(zip(HEAD, head, strict=True)),
+                **dict(zip(COLUMNS, columns, strict=True)), "links": links,
+            },
+        )  # fmt: skip
+
+    def _learn(self, generation: str, partition: int) -> Bytes | None:
+        """Return what stands before the offset in every value, None if the kernel does not write what the port does."""
+        columns = np.array([_SAMPLE] * len(COLUMNS), np.int64)
+        frame = Frame("路", 1 << 40, 1 << 41, 77, len(_SAMPLE), columns, np.zeros(0, np.int32), Road(0.0, 0.0))
+        zone = _Zone(np.frombuffer(_string(frame.zone), np.uint8).copy())
+        zone.learn(list(_NAMES))
+        zone.used[:] = np.arange(len(_NAMES))
+        value = self._plain(generation, partition, 1 << 33, 5, frame, list(_NAMES))
+        rest = self._write(np.zeros(0, np.uint8), 1 << 33, 5, zone, frame, len(_NAMES))
+        return np.frombuffer(value[: -len(rest)], np.uint8).copy() if value.endswith(rest) else None
 
 
-def _size(links: list[str]) -> int:
-    """Return the bytes of an Avro array of strings."""
-    if not links:
-        return 1
-    texts = [len(name.encode()) for name in links]
-    return _long(len(links)) + sum(_long(n) + n for n in texts) + 1
-
-
-def _long(value: int) -> int:
-    return max(1, -(-(value << 1).bit_length() // 7))
+def _string(text: str) -> bytes:
+    """Return an Avro string."""
+    raw = text.encode()
+    size, head = len(raw) << 1, bytearray()
+    while size > 127:
+        head.append(size & 127 | 128)
+        size >>= 7
+    return bytes((*head, size)) + raw

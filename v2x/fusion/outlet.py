@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from v2x.columns import Encoder, Output
-from v2x.fusion.frames import FrameEncoder
-from v2x.fusion.layout import I64
+from v2x.fusion.frames import Frame, FrameEncoder
 from v2x.topics import EVENTS, HEADER_RX, LINKS, MAPS, OBSERVATIONS, TRACKS
 from v2x.zones import ZoneMap
 
@@ -54,11 +53,11 @@ class Outlet:
         out, self._out = self._out, []
         return out
 
-    def frame(self, zone: str, head: dict[str, Any], whole: I64, links: list[str]) -> None:
-        """Say a track frame: ``whole`` and ``links`` as v2x.fusion.frames makes them."""
+    def frame(self, frame: Frame) -> None:
+        """Say a track frame."""
         if self.generation is not None:
-            value = self._frames.encode({**self._position(), **head}, whole, links)
-            self._put(TRACKS, self._partition, zone, value)
+            value = self._frames.encode(self.generation, self._partition, self._offset, self._nth, frame)
+            self._put(TRACKS, self._partition, frame.zone, value)
 
     def event(self, event_id: str, record: dict[str, Any], trigger: Trigger) -> None:
         """Say a revision of an event."""

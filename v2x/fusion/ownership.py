@@ -24,19 +24,9 @@ from typing import Any, Final
 import numpy as np
 
 from v2x.fusion import layout as c
-from v2x.fusion.clock import FRAME_MS
+from v2x.fusion.place import RELEASE
 from v2x.fusion.zone import ZoneState
 
-ADOPT_M: Final = 100.0
-FORGET_M: Final = 125.0
-LEASE_M: Final = 20.0
-RELEASE_M: Final = 2.0
-ADOPT_EACH_MS: Final = 100
-HANDOVER_MS: Final = 3 * FRAME_MS
-LEASE_MS: Final = 300
-LINE_M: Final = 10.0  # nearer to the border than this, a new track waits a lease for an owner to speak
-STRANGER_MS: Final = 1_000
-STRANGER_M: Final = 5.0
 BIND_M: Final = 5.0
 BIND_MPS: Final = 6.0
 BIND_GATE: Final = 16.0
@@ -59,57 +49,17 @@ class Ownership:
     def step(self, event_ms: int, stream_ms: int) -> list[Message]:
         """Decide for one frame; return the records that go to neighbours."""
         z, out = self.zone, list[Message]()
-        for row in z.near(event_ms, ADOPT_M):
-            i, past = z.i[row], float(z.past[row])
-            if i[c.I_OWN]:
-                if i[c.I_UNTIL]:
-                    if event_ms > i[c.I_UNTIL]:
-                        i[c.I_OWN] = i[c.I_UNTIL] = i[c.I_FROM] = i[c.I_TOLD] = 0
-                        i[c.I_LEASE] = stream_ms
-                elif z.beside[row] and event_ms > i[c.I_FROM]:
-                    out += self._lead(row, past, event_ms)
+        told, taken = z.decide(event_ms, stream_ms)
+        if taken:
+            self.counters["taken_over"] += taken
+        for row, what, beside in told:
+            if what == RELEASE:
+                self.counters["released"] += 1
+                out.append(("release", z.neighbours[beside - 1], self._state(row, int(z.i[row, c.I_UNTIL]))))
             else:
-                self._wait(row, past, stream_ms)
+                self.counters["adopts_sent"] += 1
+                out.append(("adopt", z.neighbours[beside - 1], self._state(row, event_ms)))
         return out
-
-    def _lead(self, row: int, past: float, event_ms: int) -> list[Message]:
-        i = self.zone.i[row]
-        to = self.zone.neighbours[int(self.zone.beside[row]) - 1]
-        if past >= RELEASE_M:
-            i[c.I_UNTIL] = event_ms + HANDOVER_MS
-            self.counters["released"] += 1
-            return [("release", to, self._state(row, int(i[c.I_UNTIL])))]
-        if past < -FORGET_M:
-            i[c.I_TOLD] = 0
-        elif past >= -ADOPT_M and (not i[c.I_TOLD] or (past >= -LEASE_M and event_ms - i[c.I_TOLD] >= ADOPT_EACH_MS)):
-            i[c.I_TOLD] = event_ms
-            self.counters["adopts_sent"] += 1
-            return [("adopt", to, self._state(row, event_ms))]
-        return []
-
-    def _wait(self, row: int, past: float, stream_ms: int) -> None:
-        """See whether a track that is not ours has to become ours."""
-        i = self.zone.i[row]
-        if i[c.I_GID]:
-            if past < -RELEASE_M and stream_ms - i[c.I_LEASE] > LEASE_MS:
-                self.counters["taken_over"] += 1
-                self._take(row)
-            return
-        if past >= STRANGER_M:
-            i[c.I_LONE] = 0
-            return
-        if not i[c.I_LONE]:
-            i[c.I_LONE] = stream_ms
-        alone = stream_ms - i[c.I_LONE]
-        if past < -LINE_M or alone > (LEASE_MS if past < 0.0 else STRANGER_MS):
-            self._take(row)
-
-    def _take(self, row: int) -> None:
-        i = self.zone.i[row]
-        if not i[c.I_GID]:
-            i[c.I_GID] = self.zone.new_gid()
-        i[c.I_OWN] = 1
-        i[c.I_FROM] = i[c.I_UNTIL] = i[c.I_TOLD] = i[c.I_LONE] = 0
 
     def _state(self, row: int, event_ms: int) -> dict[str, Any]:
         """Return the fields of adopt and release, predicted to an event time."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from v2x.events.detector import Detector
-from v2x.fusion import frames
 from v2x.fusion import layout as c
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.ownership import Ownership
@@ -41,13 +40,11 @@ class Station:
         for schema, to, record in self.ownership.step(event_ms, stream_ms):
             outlet.neighbour(schema, to, record)
         watch = event_ms % EVENT_MS == 0
-        view = z.view(event_ms, stream_ms, match=watch)
-        head = {"zone": z.id, "event_ms": event_ms, "stream_ms": stream_ms, "inputs": inputs}
-        outlet.frame(z.id, head, *frames.columns(view, z.geo, z.road))
+        outlet.frame(z.report(event_ms, stream_ms, inputs, match=watch))
         self.frames += 1
         if watch:
             cause = self.last or trigger
-            for change in self.detector.step(event_ms, view, cause):
+            for change in self.detector.step(event_ms, z.view(event_ms, stream_ms), cause):
                 outlet.event(change.event_id, change.record(), cause)
             self.last = None
         if event_ms % LINK_MS == 0:

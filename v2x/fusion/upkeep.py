@@ -2,12 +2,16 @@
 
 Two tracks of one object are rare (a sensor's first scan beyond the gate, a bias not yet known) and harmful, so they
 are merged as soon as they lie on each other and move alike. Not so where one sensor has lately seen both: they are two.
+Since they are rare, a quick look on a grid of its own (cells of twice the reach, so a point meets four of them) says
+first whether there are any at all; only then the search goes over the tracks' grid, in the order that merging needs.
 """
 
 from __future__ import annotations
 
 from math import floor, hypot
 from typing import Any, Final
+
+import numpy as np
 
 from v2x.fusion import layout as c
 from v2x.fusion.grid import bucket, cell_bucket, move
@@ -19,6 +23,8 @@ FAR_M: Final = 8.0  # no duplicates are farther apart than this along an axis
 STANDING_STALE: Final = 10.0  # a standing track may be this many times older (event time) before it is beyond use
 ACROSS: Final = 0.6  # duplicates of a vehicle lie nearer across than along
 ALONG_SIZE: Final = 0.35  # of a long vehicle's length: sensors see different ends of it
+_REACH_M: Final = FAR_M + 0.01  # and what rounding may take
+_CELLS: Final = 1024  # of the quick look; a power of two
 
 
 @helper
@@ -27,6 +33,9 @@ def _over(s: Any, i: Any, prm: Any, event_ms: int, idle_ms: int) -> Any:
     silent = idle_ms - i[c.I_SEEN]
     if i[c.I_STATUS] == c.TENTATIVE:
         return silent > prm[c.Q_TENTATIVE]
+    soon = min(prm[c.Q_TENTATIVE], prm[c.Q_LOST], prm[c.Q_LOST_SLOW])
+    if silent <= soon and event_ms - i[c.I_T] <= prm[c.Q_STALE]:
+        return False  # just seen: whether it stands makes no difference
     standing = hypot(s[c.S_VE], s[c.S_VN]) < STANDING_MPS
     young = prm[c.Q_TENTATIVE] + prm[c.Q_LOST_HIT] * i[c.I_HITS]
     if silent > min(young, prm[c.Q_LOST_SLOW] if standing else prm[c.Q_LOST]):
@@ -90,20 +99,44 @@ def _absorb(s: Any, i: Any, a: int, b: int) -> None:
     i[a, c.I_HITS] += i[b, c.I_HITS]
 
 
-@kernel("void(float64[:,::1], int64[:,::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64)")
-def upkeep(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: int, idle_ms: int) -> None:
-    """Time out, put every track into the grid where it is now, merge duplicates."""
+@helper
+def _any_twins(s: Any, i: Any, prm: Any, event_ms: int, rows: Any, at: Any, n: int) -> Any:
+    """Return whether any two of the n confirmed tracks (``rows``, ascending) are to be merged.
+
+    ``at``: by track predicted east and north, m, length, m, and the square of its heading vector (1, or 0 unknown).
+    Along and across make up the distance, so most pairs are told apart without a look at their rows.
+    """
+    across2 = ACROSS * ACROSS * prm[c.Q_MERGE] * prm[c.Q_MERGE] + 1e-3
+    least = max(prm[c.Q_MERGE], prm[c.Q_MERGE_PED])
+    first = np.full(_CELLS, -1, np.int32)
+    after = np.empty(n, np.int32)
+    scale = 0.5 / _REACH_M
+    for k in range(n):
+        x, y, length = at[k, 0], at[k, 1], at[k, 2]
+        top = floor((y + _REACH_M) * scale)
+        for gx in range(floor((x - _REACH_M) * scale), floor((x + _REACH_M) * scale) + 1):
+            for gy in range(floor((y - _REACH_M) * scale), top + 1):
+                j = first[cell_bucket(gx, gy, _CELLS)]
+                while j >= 0:
+                    east, north = at[j, 0] - x, at[j, 1] - y
+                    reach = max(least, ALONG_SIZE * max(at[j, 2], length))
+                    if (
+                        at[j, 3] * (east * east + north * north) <= reach * reach + across2
+                        and _alike(s, i, rows[j], rows[k], prm, event_ms)
+                        and not _seen_by_one(i, rows[j], rows[k], prm, event_ms)
+                    ):
+                        return True
+                    j = after[j]
+        home = cell_bucket(floor(x * scale), floor(y * scale), _CELLS)
+        after[k] = first[home]
+        first[home] = k
+    return False
+
+
+@helper
+def _merge(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: int) -> None:
+    """Merge duplicates, the lowest row first."""
     cell, buckets = prm[c.Q_CELL], heads.shape[0]
-    for row in range(ctl[c.CTL_TOP]):
-        if i[row, c.I_STATUS] == c.FREE:
-            continue
-        if _over(s[row], i[row], prm, event_ms, idle_ms):
-            stat[c.STAT_LOST if i[row, c.I_STATUS] == c.CONFIRMED else c.STAT_DROPPED] += 1
-            give_row(i, heads, ctl, row)
-            continue
-        dt = (event_ms - i[row, c.I_T]) * 1e-3
-        where = bucket(s[row, c.S_E] + dt * s[row, c.S_VE], s[row, c.S_N] + dt * s[row, c.S_VN], cell, buckets)
-        move(i, heads, row, where)
     for row in range(ctl[c.CTL_TOP]):
         if i[row, c.I_STATUS] != c.CONFIRMED:
             continue
@@ -126,3 +159,28 @@ def upkeep(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: 
                         other = i[drop, c.I_NEXT]
                     give_row(i, heads, ctl, drop)
                     stat[c.STAT_MERGED] += 1
+
+
+@kernel("void(float64[:,::1], int64[:,::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64)")
+def upkeep(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: int, idle_ms: int) -> None:
+    """Time out, put every track into the grid where it is now, merge duplicates."""
+    cell, buckets = prm[c.Q_CELL], heads.shape[0]
+    rows = np.empty(ctl[c.CTL_LIVE], np.int64)
+    at = np.empty((ctl[c.CTL_LIVE], 4))
+    n = 0
+    for row in range(ctl[c.CTL_TOP]):
+        if i[row, c.I_STATUS] == c.FREE:
+            continue
+        if _over(s[row], i[row], prm, event_ms, idle_ms):
+            stat[c.STAT_LOST if i[row, c.I_STATUS] == c.CONFIRMED else c.STAT_DROPPED] += 1
+            give_row(i, heads, ctl, row)
+            continue
+        dt = (event_ms - i[row, c.I_T]) * 1e-3
+        x, y = s[row, c.S_E] + dt * s[row, c.S_VE], s[row, c.S_N] + dt * s[row, c.S_VN]
+        move(i, heads, row, bucket(x, y, cell, buckets))
+        if i[row, c.I_STATUS] == c.CONFIRMED:
+            hx, hy = s[row, c.S_HX], s[row, c.S_HY]
+            rows[n], at[n, 0], at[n, 1], at[n, 2], at[n, 3] = row, x, y, s[row, c.S_LEN], hx * hx + hy * hy
+            n += 1
+    if _any_twins(s, i, prm, event_ms, rows, at, n):
+        _merge(s, i, heads, ctl, stat, prm, event_ms)

@@ -11,15 +11,19 @@ from v2x.errors import SnapshotError
 from v2x.fusion import layout as c
 from v2x.fusion import upkeep as up
 from v2x.fusion.bias import new_sensors
-from v2x.fusion.entry import (
-    ACCEL_NONE,
-    POSITION_CONFIDENCE_M,
+from v2x.fusion.entry import ACCEL_NONE, POSITION_CONFIDENCE_M, fuse_one, fuse_rsm, new_row
+from v2x.fusion.frames import Frame
+from v2x.fusion.layout import F64, I64
+from v2x.fusion.place import decide
+from v2x.fusion.report import (
     X_ACC,
+    X_ALONG,
     X_E,
     X_HEAD,
+    X_LATERAL,
     X_LEN,
     X_N,
-    X_REALS,
+    X_ROWS,
     X_SIGMA,
     X_SPEED,
     X_VE,
@@ -27,27 +31,22 @@ from v2x.fusion.entry import (
     X_WID,
     Y_AGE,
     Y_BORN,
-    Y_CLS,
-    Y_GID,
     Y_HITS,
-    Y_INTS,
     Y_LAST,
+    Y_ROWS,
+    Y_TRACK,
     export,
-    fuse_one,
-    fuse_rsm,
-    new_row,
+    keep_lanes,
 )
-from v2x.fusion.layout import F64, I64
-from v2x.fusion.place import leaving, place
 from v2x.fusion.snapshot import Arrays
-from v2x.fusion.view import TrackView
+from v2x.fusion.view import I16, I32, TrackView
 from v2x.geo import LocalFrame
 from v2x.road import Road
 from v2x.zones import ZoneMap
 
 FIRST_ROWS: Final = 512
 FIRST_SENSORS: Final = 64
-GID_SHIFT: Final = 32
+_APART: Final = 8  # keeps columns that are written side by side out of each other's cache lines
 VEHICLE_KEY: Final = 1 << 62
 ACCURACY_NONE: Final = 255
 ACCURACY_UNIT_M: Final = 0.05
@@ -81,9 +80,6 @@ class ZoneState:
         self.stat: I64 = np.zeros(c.STAT_COLS, np.int64)
         self._m: F64 = np.zeros((c.MAX_SCAN, c.M_COLS))
         self._k: I64 = np.zeros((c.MAX_SCAN, c.K_COLS), np.int64)
-        self.past: F64 = np.zeros(0)
-        self.beside: I64 = np.zeros(0, np.int64)
-        self._rows: I64 = np.zeros(0, np.int64)
         polygons = [zones.zone(z).polygon for z in (zone, *self.neighbours)]
         corners = [np.column_stack(self.frame.to_local([p[0] for p in q], [p[1] for p in q])) for q in polygons]
         self._xy: F64 = np.ascontiguousarray(np.vstack(corners))
@@ -108,7 +104,15 @@ class ZoneState:
     def bind(self) -> None:
         """Make the scratch columns and the kernels' arguments fit the arrays."""
         n = len(self.s)
-        self.past, self.beside, self._rows = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.int64)
+        width = n + _APART
+        self._told: I64 = np.zeros((n, 3), np.int64)
+        self._count = 0  # tracks of the last frame, their rows and columns
+        self._rows: I64 = np.zeros(n, np.int64)
+        self._x: F64 = np.zeros((X_ROWS, width))
+        self._y: I64 = np.zeros((Y_ROWS, width), np.int64)
+        self._cls: I16 = np.zeros(n, np.int16)
+        self._lane: I32 = np.zeros(n, np.int32)
+        self._hints: I32 = np.full((n, 2), -1, np.int32)  # by row: see Road.place
         self._args = (
             self.s, self.i, self.votes, self.mem, self.heads, self.bias, self.ctl, self.stat, self.prm,
             self._m, self._k,
@@ -178,46 +182,44 @@ class ZoneState:
         """Time out and merge."""
         up.upkeep(self.s, self.i, self.heads, self.ctl, self.stat, self.prm, event_ms, idle_ms)
 
-    def near(self, event_ms: int, reach_m: float) -> list[int]:
-        """Return the rows that need a decision of ownership; fills ``past`` and ``beside``."""
-        n = place(
-            self.s, self.i, self.ctl, self._xy, self._start, self._boxes, reach_m, event_ms, self.past, self.beside,
-            self._rows,
+    def decide(self, event_ms: int, stream_ms: int) -> tuple[list[list[int]], int]:
+        """Decide on ownership; return (row, ADOPT or RELEASE, neighbour from 1) to tell of, and how many were taken."""
+        n, taken = decide(
+            self.s, self.i, self.ctl, self._xy, self._start, self._boxes, event_ms, stream_ms, self._told
         )  # fmt: skip
-        found: list[int] = self._rows[:n].tolist()
-        return found
+        told: list[list[int]] = self._told[:n].tolist() if n else []
+        return told, taken
 
     def take_row(self, east: float, north: float) -> int:
         """Return an empty row in the grid at a place."""
         self._room()
         return int(new_row(self.s, self.i, self.votes, self.heads, self.ctl, self.prm, east, north))
 
-    def new_gid(self) -> int:
-        """Return the next global id."""
-        self.ctl[c.CTL_GID] += 1
-        return int(self.ctl[c.CTL_PREFIX]) << GID_SHIFT | int(self.ctl[c.CTL_GID])
+    def report(self, event_ms: int, stream_ms: int, inputs: int, *, match: bool) -> Frame:
+        """Return what this zone reports for an event time; its columns are good until the next call.
 
-    def view(self, event_ms: int, stream_ms: int, *, match: bool) -> TrackView:
-        """Return what this zone reports for an event time.
-
-        ``match``: find the lanes anew; else each track has the lane it had (and no place along it).
+        ``match``: find the lanes anew; else each track has the lane it had.
         """
-        n = leaving(self.i, self.ctl, event_ms, self._rows)
-        rows = self._rows[:n]
-        rows = np.ascontiguousarray(rows[np.argsort(self.i[rows, c.I_GID], kind="stable")])
-        x, y = np.empty((n, X_REALS)), np.empty((n, Y_INTS), np.int64)
-        export(self.s, self.i, rows, self.prm, event_ms, x, y)
-        x, y = np.ascontiguousarray(x.T), np.ascontiguousarray(y.T)
+        x, n = self._x, export(
+            self.s, self.i, self.ctl, self.prm, self.geo, event_ms, self._count, self._rows, self._x, self._y,
+            self._cls, self._lane,
+        )  # fmt: skip
+        self._count = n
         if match:
-            lane, along, lateral = self.road.match(x[X_E], x[X_N], x[X_HEAD])
-            self.i[rows, c.I_LANE] = lane + 1
-        else:
-            lane, along, lateral = (self.i[rows, c.I_LANE] - 1).astype(np.int32), np.zeros(n), np.zeros(n)
+            columns = (self._lane, x[X_ALONG], x[X_LATERAL])
+            self.road.place(x[X_E], x[X_N], x[X_HEAD], self._rows, n, self._hints, *columns)
+            keep_lanes(self.i, self._rows, n, self._lane)
+        return Frame(self.id, event_ms, stream_ms, inputs, n, self._y, self._lane, self.road)
+
+    def view(self, event_ms: int, stream_ms: int) -> TrackView:
+        """Return the last frame, for which lanes were matched, in metres; good until the next."""
+        x, y, n = self._x[:, : self._count], self._y[:, : self._count], self._count
         return TrackView(
-            zone=self.id, event_ms=event_ms, stream_ms=stream_ms, id=y[Y_GID], cls=y[Y_CLS].astype(np.int16),
+            zone=self.id, event_ms=event_ms, stream_ms=stream_ms, id=y[Y_TRACK], cls=self._cls[:n],
             east=x[X_E], north=x[X_N], vel_e=x[X_VE], vel_n=x[X_VN], speed=x[X_SPEED], heading=x[X_HEAD],
-            accel=x[X_ACC], length=x[X_LEN], width=x[X_WID], lane=lane, along=along, lateral=lateral,
-            age_ms=y[Y_AGE], hits=y[Y_HITS], born_ms=y[Y_BORN], last_ms=y[Y_LAST], sigma=x[X_SIGMA],
+            accel=x[X_ACC], length=x[X_LEN], width=x[X_WID], lane=self._lane[:n], along=x[X_ALONG],
+            lateral=x[X_LATERAL], age_ms=y[Y_AGE], hits=y[Y_HITS], born_ms=y[Y_BORN], last_ms=y[Y_LAST],
+            sigma=x[X_SIGMA],
         )  # fmt: skip
 
     # -- snapshots --------------------------------------------------------------------------------------------------
