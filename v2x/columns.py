@@ -8,7 +8,7 @@ leaves no row anywhere; its neighbours are untouched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
@@ -86,6 +86,10 @@ class Decoder(Protocol):
         """Decode values in Confluent framing."""
         ...
 
+    def decode_heap(self, values: bytes, sizes: I64) -> Batch:
+        """Decode values in Confluent framing that lie one behind the other; ``sizes`` (n,) in bytes."""
+        ...
+
 
 class Encoder(Protocol):
     """Record to Kafka value (Confluent framing)."""
@@ -103,6 +107,40 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes
     headers: Sequence[tuple[str, bytes]]
+
+
+@dataclass(slots=True)
+class Records:
+    """A stretch of one partition's log in columns: what a Record is, without an object for each.
+
+    ``values`` holds the values one behind the other. The rest of a record is asked for one at a time, by ``record``.
+    """
+
+    offset: I64  # (n,) ascending
+    stamp_ms: I64  # (n,)
+    size: I64  # (n,) bytes of the value
+    values: bytes = field(repr=False)
+    _record: Callable[[int], Record] = field(repr=False)
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Records:
+        """Return columns of records in order of their offsets."""
+        n = len(records)
+        values = [r.value for r in records]
+        return cls(
+            np.fromiter((r.offset for r in records), np.int64, n),
+            np.fromiter((r.stamp_ms for r in records), np.int64, n),
+            np.fromiter(map(len, values), np.int64, n),
+            b"".join(values),
+            records.__getitem__,
+        )
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def record(self, n: int) -> Record:
+        """Return one record."""
+        return self._record(n)
 
 
 class Output(NamedTuple):

@@ -56,10 +56,16 @@ class ColumnDecoder:
         """Decode values in Confluent framing."""
         return self._decode(values, _ANY, self._program.by_id, mqtt=False)
 
+    def decode_heap(self, values: bytes, sizes: I64) -> Batch:
+        """Decode values in Confluent framing that lie one behind the other; ``sizes`` (n,) in bytes."""
+        return self._decode_heap(values + self._pad, sizes, _ANY, self._program.by_id, mqtt=False)
+
     def _decode(self, payloads: Sequence[bytes], expect: I32, known: I64, *, mqtt: bool) -> Batch:
-        n = len(payloads)
-        heap = b"".join([*payloads, self._pad])
-        lengths = np.fromiter(map(len, payloads), np.int64, n)
+        lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
+        return self._decode_heap(b"".join([*payloads, self._pad]), lengths, expect, known, mqtt=mqtt)
+
+    def _decode_heap(self, heap: bytes, lengths: I64, expect: I32, known: I64, *, mqtt: bool) -> Batch:
+        n = len(lengths)
         verdict, out = np.empty(n, np.int16), np.empty((4, n), np.int32)
         data = np.frombuffer(heap, np.uint8)
         p, plan = self._program, self._plan(len(heap))

@@ -3,17 +3,24 @@
 fastmath stays off on purpose: with ``nnan`` a missing value would slip through every comparison, and results would
 depend on the compiler's mood. numba keys its cache by the time stamp of the file that holds the entry point only; ours
 call helpers in sibling files, so the stamp is widened to all files of this folder, or an edited helper would go unseen.
+
+A kernel that works on many zones in turn gets a table of addresses: numba takes no list of arrays without copying it at
+each call. ``reals`` and ``whole`` make arrays of them again. Whoever writes the table keeps the arrays alive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+LINE: Final = 64  # bytes that the processor fetches at once
 
 
 def _stamp() -> tuple[tuple[str, int, int], ...]:
@@ -30,8 +37,8 @@ def helper(function: Callable[..., Any]) -> Any:
     return compiled
 
 
-def kernel(signature: str) -> Callable[[F], F]:
-    """Compile an entry point for one signature, now or from the cache."""
+def kernel(signature: Any) -> Callable[[F], F]:
+    """Compile an entry point for one signature (text, or numba's types), now or from the cache."""
 
     def compile_it(function: F) -> F:
         dispatcher: Any = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
@@ -44,3 +51,59 @@ def kernel(signature: str) -> Callable[[F], F]:
         return compiled
 
     return compile_it
+
+
+def lined(shape: tuple[int, ...], dtype: type[Any]) -> Any:
+    """Return zeros that begin with a line of the cache, so that a row of whole lines is no line longer."""
+    count = int(np.prod(shape)) * 8
+    room = np.zeros(count + LINE, np.uint8)
+    at = -room.ctypes.data % LINE
+    return room[at : at + count].view(dtype).reshape(shape)
+
+
+@intrinsic
+def _pointer(_typing: Any, address: Any) -> Any:
+    """Make a pointer of an address."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return numba.types.voidptr(address), codegen
+
+
+@intrinsic
+def prefetch(_typing: Any, address: Any) -> Any:
+    """Let the processor fetch the line at an address while the kernel goes on; any address is harmless."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        fetch = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(fetch, [builder.inttoptr(args[0], pointer), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return numba.types.void(address), codegen
+
+
+@helper
+def reals(address: int, rows: int, columns: int) -> Any:
+    """Return the float64 array (rows, columns) at an address."""
+    return numba.carray(_pointer(address), (rows, columns), np.float64)
+
+
+@helper
+def whole(address: int, rows: int, columns: int) -> Any:
+    """Return the int64 array (rows, columns) at an address."""
+    return numba.carray(_pointer(address), (rows, columns), np.int64)
+
+
+@helper
+def real_line(address: int, size: int) -> Any:
+    """Return the float64 array (size,) at an address."""
+    return numba.carray(_pointer(address), (size,), np.float64)
+
+
+@helper
+def whole_line(address: int, size: int) -> Any:
+    """Return the int64 array (size,) at an address."""
+    return numba.carray(_pointer(address), (size,), np.int64)

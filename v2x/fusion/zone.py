@@ -47,6 +47,11 @@ from v2x.zones import ZoneMap
 
 FIRST_ROWS: Final = 512
 FIRST_SENSORS: Final = 64
+# Columns of the table by which kernels reach a zone: addresses, then lengths.
+(
+    A_S, A_I, A_VOTES, A_MEM, A_HEADS, A_BIAS, A_CTL, A_STAT, A_PRM, A_M, A_K, A_GEO, A_ROWS, A_PLACES, A_SENSORS,
+) = range(15)  # fmt: skip
+A_COLS: Final = 16
 GID_SHIFT: Final = 32
 VEHICLE_KEY: Final = 1 << 62
 ACCURACY_NONE: Final = 255
@@ -87,6 +92,7 @@ class ZoneState:
         polygons = [zones.zone(z).polygon for z in (zone, *self.neighbours)]
         corners = [np.column_stack(self.frame.to_local([p[0] for p in q], [p[1] for p in q])) for q in polygons]
         self._xy: F64 = np.ascontiguousarray(np.vstack(corners))
+        self._where: I64 = np.zeros(A_COLS, np.int64)
         self._start: I64 = np.cumsum([0, *map(len, corners)]).astype(np.int64)
         self._boxes: F64 = np.array([[*q.min(axis=0), *q.max(axis=0)] for q in corners])
         self.grow()
@@ -113,6 +119,13 @@ class ZoneState:
             self.s, self.i, self.votes, self.mem, self.heads, self.bias, self.ctl, self.stat, self.prm,
             self._m, self._k,
         )  # fmt: skip
+        self._where[:A_ROWS] = [a.ctypes.data for a in (*self._args, self.geo)]
+        self._where[A_ROWS : A_SENSORS + 1] = n, len(self.mem), len(self.bias)
+
+    def show(self, where: I64) -> None:
+        """Keep in ``where`` (A_COLS,) how kernels reach this zone's arrays, now and whenever they move."""
+        self._where = where
+        self.bind()
 
     def sensor(self, device: str) -> int:
         """Return the number of a roadside unit."""
