@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from fastavro import schemaless_reader, schemaless_writer
-from v2x.columns import I32, Batch, Table, Verdict
+from v2x.columns import I32, I64, Batch, Table, Verdict
 from v2x.errors import DecodeError, SchemaError
 
 from v2x_codecs import framing
@@ -112,6 +112,11 @@ class ReferenceDecoder:
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:
         """Decode values in Confluent framing."""
         return self._decode(values, None, mqtt=False)
+
+    def decode_heap(self, values: bytes, sizes: I64) -> Batch:
+        """Decode values in Confluent framing that lie one behind the other; ``sizes`` (n,) in bytes."""
+        ends = np.cumsum(sizes).tolist()
+        return self.decode_kafka([values[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)])
 
     def _decode(self, payloads: Sequence[bytes], expect: I32 | None, *, mqtt: bool) -> Batch:
         n = len(payloads)

@@ -38,8 +38,8 @@ RETIME_MS: Final = 1_000  # a steadier skew than this is taken out of the device
 _SMOOTH_SHIFT: Final = 3  # the smoothed difference moves by an eighth
 _FIRST_ROWS: Final = 64
 
-# The stream clock's numbers: previous stamp (-1 none yet), stream and idle clock, stream clock at the start of a gap (-1
-# not in one), gaps.
+# The stream clock's numbers: previous stamp (-1 none yet), stream clock, idle clock, stream clock at the start of a gap
+# (-1 not in one), gaps.
 STAMP, NOW, IDLE, FROZEN, GAPS = range(5)
 # The event clock's: begun, by a device (else by a tick only), D, event time of the last frame (a multiple of FRAME_MS).
 STARTED, ANCHORED, OFFSET, TOLD = range(4)
@@ -88,9 +88,9 @@ def hear(events: Any, devices: Any, number: int, ts_ms: int, stream_ms: int) -> 
     """Take a device's time; return by how much fusion shall re-time it (its steady skew where that is > 1 s)."""
     row = devices[number]
     delta = ts_ms - stream_ms
-    if row[HEARD] == NEVER:
-        row[DELTA], row[SINCE], row[RETIMED] = delta << _SMOOTH_SHIFT, stream_ms, 0
-    elif abs(delta - (row[DELTA] >> _SMOOTH_SHIFT)) > JUMP_MS:  # another delay, or its clock was set
+    if (
+        row[HEARD] == NEVER or abs(delta - (row[DELTA] >> _SMOOTH_SHIFT)) > JUMP_MS
+    ):  # another delay, or its clock was set
         row[DELTA], row[SINCE], row[RETIMED] = delta << _SMOOTH_SHIFT, stream_ms, 0
     else:
         row[DELTA] += delta - (row[DELTA] >> _SMOOTH_SHIFT)

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 F = TypeVar("F", bound=Callable[..., Any])
 LINE: Final = 64  # bytes that the processor fetches at once
@@ -61,9 +62,8 @@ def lined(shape: tuple[int, ...], dtype: type[Any]) -> Any:
     return room[at : at + count].view(dtype).reshape(shape)
 
 
-@intrinsic
-def _pointer(_typing: Any, address: Any) -> Any:
-    """Make a pointer of an address."""
+def _make_pointer(_typing: Any, address: Any) -> Any:
+    """Write the code of ``_pointer``."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
@@ -71,9 +71,8 @@ def _pointer(_typing: Any, address: Any) -> Any:
     return numba.types.voidptr(address), codegen
 
 
-@intrinsic
-def prefetch(_typing: Any, address: Any) -> Any:
-    """Let the processor fetch the line at an address while the kernel goes on; any address is harmless."""
+def _fetch(_typing: Any, address: Any) -> Any:
+    """Write the code of ``prefetch``."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
@@ -85,25 +84,29 @@ def prefetch(_typing: Any, address: Any) -> Any:
     return numba.types.void(address), codegen
 
 
+_pointer: Any = intrinsic(_make_pointer)  # of an address
+prefetch: Any = intrinsic(_fetch)  # (address): fetch its line while the kernel goes on; any address is harmless
+
+
 @helper
 def reals(address: int, rows: int, columns: int) -> Any:
     """Return the float64 array (rows, columns) at an address."""
-    return numba.carray(_pointer(address), (rows, columns), np.float64)
+    return carray(_pointer(address), (rows, columns), np.float64)
 
 
 @helper
 def whole(address: int, rows: int, columns: int) -> Any:
     """Return the int64 array (rows, columns) at an address."""
-    return numba.carray(_pointer(address), (rows, columns), np.int64)
+    return carray(_pointer(address), (rows, columns), np.int64)
 
 
 @helper
 def real_line(address: int, size: int) -> Any:
     """Return the float64 array (size,) at an address."""
-    return numba.carray(_pointer(address), (size,), np.float64)
+    return carray(_pointer(address), (size,), np.float64)
 
 
 @helper
 def whole_line(address: int, size: int) -> Any:
     """Return the int64 array (size,) at an address."""
-    return numba.carray(_pointer(address), (size,), np.int64)
+    return carray(_pointer(address), (size,), np.int64)

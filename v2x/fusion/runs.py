@@ -257,7 +257,8 @@ class Runs:
 
     def take(self, first: int) -> int:
         """Take plain records from ``first`` on; return the first that was not taken."""
-        return int(_take(first, *self._args, self._times[1].rows, *self._rest))
+        args = (first, *self._args, self._times[1].rows, *self._rest)
+        return int(_take(*args))
 
     @property
     def said(self) -> list[int]:
