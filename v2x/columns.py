@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -109,22 +109,23 @@ class Record(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-@dataclass(slots=True)
-class Records:
-    """A stretch of one partition's log in columns: what a Record is, without an object for each.
+class Records(Sequence[Record]):
+    """A stretch of one partition's log in columns: a sequence of records that makes none before it is asked for one.
 
-    ``values`` holds the values one behind the other. The rest of a record is asked for one at a time, by ``record``.
+    ``values`` holds the values one behind the other.
     """
 
-    offset: I64  # (n,) ascending
-    stamp_ms: I64  # (n,)
-    size: I64  # (n,) bytes of the value
-    values: bytes = field(repr=False)
-    _record: Callable[[int], Record] = field(repr=False)
+    __slots__ = ("_record", "offset", "size", "stamp_ms", "values")
+
+    def __init__(self, offset: I64, stamp_ms: I64, size: I64, values: bytes, record: Callable[[int], Record]) -> None:
+        """Take the columns, (n,) each: offsets, ascending, stamps, bytes of the values; ``record`` makes one record."""
+        self.offset, self.stamp_ms, self.size, self.values, self._record = offset, stamp_ms, size, values, record
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Records:
         """Return columns of records in order of their offsets."""
+        if isinstance(records, Records):
+            return records
         n = len(records)
         values = [r.value for r in records]
         return cls(
@@ -138,9 +139,21 @@ class Records:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def record(self, n: int) -> Record:
-        """Return one record."""
-        return self._record(n)
+    @overload
+    def __getitem__(self, n: int) -> Record: ...
+    @overload
+    def __getitem__(self, n: slice) -> Records: ...
+    def __getitem__(self, n: int | slice) -> Record | Records:
+        if isinstance(n, int):
+            return self._record(range(len(self))[n])
+        begin, end, step = n.indices(len(self))
+        if step != 1:
+            raise ValueError("only a stretch of records is records again")
+        at = int(self.size[:begin].sum())
+        values = self.values[at : at + int(self.size[begin:end].sum())]
+        make = self._record
+        offset, stamp_ms, size = (column[begin:end] for column in (self.offset, self.stamp_ms, self.size))
+        return Records(offset, stamp_ms, size, values, lambda k: make(begin + k))
 
 
 class Output(NamedTuple):

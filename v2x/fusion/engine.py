@@ -69,9 +69,9 @@ class Engine:
         self._intake = Intake(self, self._runs, decoder, decode_record or _no_records)
 
     # -- the log ----------------------------------------------------------------------------------------------------
-    def feed(self, records: Sequence[Record] | Records) -> list[Output]:
+    def feed(self, records: Sequence[Record]) -> list[Output]:
         """Take records in log order (those at or before ``position`` are left out); return what follows from them."""
-        log = records if isinstance(records, Records) else Records.of(records)
+        log = Records.of(records)
         n, end = int(np.searchsorted(log.offset, self.position, "right")), len(log)
         if n == end:
             return []
@@ -105,7 +105,7 @@ class Engine:
 
     def _take(self, log: Records, n: int) -> None:
         """Take one record."""
-        record = log.record(n)
+        record = log[n]
         self.position = record.offset
         self.inputs += 1
         self.clock.advance(record.stamp_ms)

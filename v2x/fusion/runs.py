@@ -292,7 +292,7 @@ def trigger(log: Records, batch: Batch, n: int) -> Trigger:
     """Return what a scan is as a trigger."""
     table, row = batch.tables["rsm"], int(batch.row[n])
     ts_ms = int(table.data[row, table.fields.index("ts_ms")])
-    return Trigger(int(log.stamp_ms[n]), batch.text("rsm", row, "device"), ts_ms, tuple(log.record(n).headers))
+    return Trigger(int(log.stamp_ms[n]), batch.text("rsm", row, "device"), ts_ms, tuple(log[n].headers))
 
 
 def _code(name: bytes) -> int:

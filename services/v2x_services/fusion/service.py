@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -24,13 +23,13 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
-from v2x.columns import Record
 from v2x.errors import BrokerError, SnapshotError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services import topics
 from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account
+from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.fusion.snapshots import Label, SnapshotStore
 from v2x_services.fusion.stage import Core, Stage, Steps
 from v2x_services.fusion.tails import OUTPUT_TOPICS, Position, last_positions
@@ -39,7 +38,7 @@ from v2x_services.ports import LogSink
 from v2x_services.settings import Settings
 
 log = structlog.get_logger("fusion")
-_POLL_MS: Final = 100
+_POLL_S: Final = 0.1
 _DRAIN_S: Final = 15.0
 _RETRY_S: Final = 0.5
 
@@ -76,7 +75,8 @@ class Fusion:
         self._places: dict[TopicPartition, _Place] = {}
         self._stores: list[SnapshotStore] = []
         self._saving: set[asyncio.Task[None]] = set()
-        self._consumer: Any = None
+        self._consumer: Any = None  # asks for ends and tails; the log itself comes by the fetcher
+        self._fetcher: Any = None
         metrics.before_scrape(self._refresh)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,6 +101,8 @@ class Fusion:
             for task in self._saving:
                 with suppress(Exception):
                     await task
+            if self._fetcher is not None:
+                await self._fetcher.stop()
             if self._consumer is not None:
                 await self._consumer.stop()
             await self._sink.stop(0.0)
@@ -124,10 +126,11 @@ class Fusion:
             bootstrap_servers=self._settings.kafka_bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            max_partition_fetch_bytes=4 << 20,
             request_timeout_ms=10_000,
         )
+        self._fetcher = LogFetcher(self._settings.kafka_bootstrap)
         await _start(self._consumer)
+        await _start(self._fetcher)
         self.why_not_ready = "loading snapshots"
         await self._place_all()
         self.why_not_ready = ""
@@ -148,7 +151,6 @@ class Fusion:
                     named[p] = found[1].generation
         out = await last_positions(self._consumer, codec, mine[INPUT_TOPICS[0]], named)
         _, ends = await topics.bounds(self._consumer, list(loaded))
-        self._consumer.assign(list(loaded))
         now = time.monotonic()
         for i, (tp, (store, label, core)) in enumerate(loaded.items()):
             mine_out: dict[str, Position] = {}
@@ -160,13 +162,13 @@ class Fusion:
                     f"{tp.topic}-{tp.partition} ends at {ends[tp]}, but offset {furthest} was already fused: the log "
                     f"has lost its end (a power cut?). Delete the topics, then `v2x topics apply` begins a new world"
                 )
-            self._consumer.seek(tp, label.position + 1)
             stage = Stage(
                 tp.topic, tp.partition, core, sink=self._sink, steps=self._steps, metrics=self._metrics, out=mine_out
             )
             # Spread over the interval, so that not all partitions snapshot in one go.
             due = now + self._settings.snapshot_s * (1 + i / len(loaded))
             self._places[tp] = _Place(stage, store, label, due, account(core.counters))
+        await self._fetcher.begin({tp: place.label.position + 1 for tp, place in self._places.items()})
 
     def _load(self, topic: str, partition: int, partitions: int, generation: str) -> tuple[SnapshotStore, Label, Core]:
         """Return store, label and core of a partition: from its snapshot if there is one of this world."""
@@ -212,9 +214,7 @@ class Fusion:
         limit = self._settings.fetch_records
         while not stop.is_set():
             try:
-                fetched: Mapping[TopicPartition, Any] = await self._consumer.getmany(
-                    timeout_ms=_POLL_MS, max_records=limit
-                )
+                fetched = await self._fetcher.getmany(_POLL_S)
             except OffsetOutOfRangeError as e:
                 await self._overrun(e)
                 continue
@@ -223,11 +223,10 @@ class Fusion:
                 self._metrics.inc("v2x_fusion_faults_total", kind=type(e).__name__)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            for tp, messages in fetched.items():
-                self._places[tp].stage.step(
-                    [Record(m.offset, m.timestamp, m.key, m.value or b"", m.headers) for m in messages]
-                )
-                await asyncio.sleep(0)  # let acknowledgements and fetches in between steps
+            for tp, records in fetched.items():
+                for begin in range(0, len(records), limit):
+                    self._places[tp].stage.step(records[begin : begin + limit])
+                    await asyncio.sleep(0)  # let acknowledgements and fetches in between steps
             self._snapshots()
             if self._sink.pending_records:
                 await self._room(stop)
@@ -247,7 +246,7 @@ class Fusion:
                 "retention took records that were not fused yet", partition=f"{tp.topic}-{tp.partition}", begin=begin
             )
             self._metrics.inc("v2x_fusion_faults_total", kind="retention_overrun")
-            self._consumer.seek(tp, begin)
+            self._fetcher.seek(tp, begin)
 
     # -- snapshots
 
@@ -305,7 +304,7 @@ class Fusion:
         m.set("v2x_fusion_outputs_in_flight", self._sink.pending_records)
         export_sink(m, self._sink)
         for tp, place in self._places.items():
-            high = self._consumer.highwater(tp)
+            high = self._fetcher.highwater(tp) if self._fetcher else None
             if high is not None:
                 lag = max(0, high - 1 - place.stage.core.position)
                 m.set("v2x_fusion_lag_records", lag, topic=tp.topic, partition=str(tp.partition))
