@@ -134,7 +134,7 @@ def crc32c_table(heap, at, end, t):
     return crc ^ u32(0xFFFFFFFF)
 
 
-_crc32c = crc32c_fast if get_host_cpu_features().get("sse4.2") else crc32c_table
+crc32c = crc32c_fast if get_host_cpu_features().get("sse4.2") else crc32c_table
 _HEAP = nb.types.Array(nb.uint8, 1, "C", readonly=True)
 
 
@@ -170,7 +170,7 @@ def _read(heap, first, crc, out, values, said):
         end = at + 12 + _big(heap, at + 8, 4)
         if end > heap.shape[0]:
             break
-        if u32(_big(heap, at + 17, 4)) != _crc32c(heap, at + _CRC_FROM, end, crc):
+        if u32(_big(heap, at + 17, 4)) != crc32c(heap, at + _CRC_FROM, end, crc):
             return UNLIKE
         base, attributes = _big(heap, at, 8), heap[at + 22]
         stamp, newest = _big(heap, at + 27, 8), _big(heap, at + 35, 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit import fusion_scene as fs
 from tests.unit.fusion_drive import CODEC, decoded, engine
+from tests.unit.test_codecs_recordbatch import batch
 from v2x.columns import Output, Record, Records
 from v2x.fusion.clock import EventClock
 from v2x.fusion.intake import Intake
 from v2x.fusion.repeats import WINDOW, Repeats
 from v2x.topics import TRACKS
 
+from v2x_codecs import recordbatch as rb
 from v2x_codecs.registry import Registry
 from v2x_services.fusion.domain import blank
 
@@ -88,6 +91,16 @@ def test_the_log_has_all_that_can_happen_to_a_scan() -> None:
     assert state.events.retimed() == ["RSU-03"]
 
 
+def fetched(records: Sequence[Record]) -> Records:
+    """Return records as a fetch brings them: a batch each or in tens."""
+    found = rb.read_batches(b"".join(batch(records[a : a + 10]) for a in range(0, len(records), 10)), 0)
+    assert found is not None
+    return found.records
+
+
+WAYS: tuple[Callable[[Sequence[Record]], Sequence[Record]], ...] = (list, Records.of, fetched)
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=6), st.lists(st.integers(0, 900), max_size=2), st.booleans())
 def test_runs_leave_no_trace(sizes: list[int], stops: list[int], in_runs: bool) -> None:
@@ -95,7 +108,7 @@ def test_runs_leave_no_trace(sizes: list[int], stops: list[int], in_runs: bool) 
     while a < len(records):
         b = min([a + sizes[k % len(sizes)], *(s for s in stops if s > a)])
         core.in_runs = in_runs or k % 2 == 0
-        out += core.feed(Records.of(records[a:b]) if k % 3 else records[a:b])
+        out += core.feed(WAYS[k % 3](records[a:b]))
         if b in stops:
             core = engine(ZONES, blob=core.snapshot())
         a, k = b, k + 1
