@@ -14,15 +14,18 @@ from tests.unit.fusion_drive import CODEC, decoded, engine
 from tests.unit.test_codecs_recordbatch import batch
 from v2x.columns import Output, Record, Records
 from v2x.fusion.clock import EventClock
+from v2x.fusion.engine import Engine
 from v2x.fusion.intake import Intake
+from v2x.fusion.outlet import Trigger
 from v2x.fusion.repeats import WINDOW, Repeats
+from v2x.fusion.zone import FIRST_ROWS
 from v2x.topics import TRACKS
 
 from v2x_codecs import recordbatch as rb
 from v2x_codecs.registry import Registry
 from v2x_services.fusion.domain import blank
 
-SCENE = fs.Settings(seed=9, seconds=9.0, vehicles=160, walkers=2, rsus=4, length_m=1200.0, zones=2, range_m=320.0)
+SCENE = fs.Settings(seed=9, seconds=8.0, vehicles=420, walkers=2, rsus=4, length_m=1200.0, zones=2, range_m=320.0)
 ZONES = fs.zone_map(SCENE)
 
 
@@ -87,8 +90,9 @@ def test_the_log_has_all_that_can_happen_to_a_scan() -> None:
     assert len({f["zone"] for f in decoded(out, TRACKS)}) == 2
     assert counters["tracks"] > 100
     assert counters["associations_slow"] > 100
-    state = engine(ZONES, blob=by_record()[2])
-    assert state.events.retimed() == ["RSU-03"]
+    core = engine(ZONES, blob=by_record()[2])
+    assert core.events.retimed() == ["RSU-03"]
+    assert any(len(station.zone.s) > FIRST_ROWS for station in core.stations.values())  # the tables grew
 
 
 def fetched(records: Sequence[Record]) -> Records:
@@ -113,6 +117,22 @@ def test_runs_leave_no_trace(sizes: list[int], stops: list[int], in_runs: bool) 
             core = engine(ZONES, blob=core.snapshot())
         a, k = b, k + 1
     assert (out, core.counters, core.snapshot()) == by_record()
+
+
+def test_every_frame_has_the_same_cause_and_every_place_the_same_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames: dict[bool, list[tuple[int, Trigger]]] = {True: [], False: []}
+    frame = Engine._frame
+    monkeypatch.setattr(
+        Engine, "_frame", lambda self, t, cause: frames[self.in_runs].append((t, cause)) or frame(self, t, cause)
+    )
+    runs, single = engine(ZONES), engine(ZONES)
+    single.in_runs = False
+    for a in range(0, len(log()), 53):
+        assert runs.feed(log()[a : a + 53]) == single.feed(log()[a : a + 53])
+        if a % 4 == 0:
+            assert runs.snapshot() == single.snapshot()
+    assert frames[True] == frames[False]
+    assert {bool(cause.device) for _, cause in frames[True]} == {True, False}
 
 
 def test_most_records_go_in_runs(monkeypatch: pytest.MonkeyPatch) -> None:
