@@ -10,6 +10,7 @@ each call. ``reals`` and ``whole`` make arrays of them again. Whoever writes the
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -55,11 +56,13 @@ def kernel(signature: Any) -> Callable[[F], F]:
 
 
 def lined(shape: tuple[int, ...], dtype: type[Any]) -> Any:
-    """Return zeros that begin with a line of the cache, so that a row of whole lines is no line longer."""
-    count = int(np.prod(shape)) * 8
-    room = np.zeros(count + LINE, np.uint8)
-    at = -room.ctypes.data % LINE
-    return room[at : at + count].view(dtype).reshape(shape)
+    """Return zeros (of eight bytes each) on pages of their own.
+
+    Rows of whole lines begin with one, what is never written takes no memory, and what is freed goes back at once: the
+    heap would write zeros into what it gives out again, and keep it.
+    """
+    room = mmap.mmap(-1, max(int(np.prod(shape)) * 8, 1))
+    return np.frombuffer(room, dtype, int(np.prod(shape))).reshape(shape)
 
 
 def _make_pointer(_typing: Any, address: Any) -> Any:

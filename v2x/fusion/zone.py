@@ -84,8 +84,8 @@ class ZoneState:
         self.ctl[c.CTL_FREE] = -1
         self.ctl[c.CTL_PREFIX] = zones.zones.index(zone) + 1
         self.stat: I64 = np.zeros(c.STAT_COLS, np.int64)
-        self._m: F64 = np.zeros((c.MAX_SCAN, c.M_COLS))
-        self._k: I64 = np.zeros((c.MAX_SCAN, c.K_COLS), np.int64)
+        self._m: F64 = lined((c.MAX_SCAN, c.M_COLS), np.float64)
+        self._k: I64 = lined((c.MAX_SCAN, c.K_COLS), np.int64)
         self.past: F64 = np.zeros(0)
         self.beside: I64 = np.zeros(0, np.int64)
         self._rows: I64 = np.zeros(0, np.int64)
