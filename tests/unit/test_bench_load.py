@@ -207,3 +207,4 @@ def test_fusion_takes_the_log_whole() -> None:
     assert run["frames"] >= 10
     assert run["frame_bytes"] > 100 * run["frames"]
     assert 0 < run["decode_s"] < run["cpu_s"]
+    assert 0 < run["read_s"] < run["cpu_s"] - run["frame_s"] < run["cpu_s"]
