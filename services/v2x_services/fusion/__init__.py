@@ -30,7 +30,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None, cores: Core
         max_pending=settings.pending_bytes,
     )
     if cores is None:
-        from v2x_services.fusion.domain import DomainCores  # noqa: PLC0415  (numba: 1 s that tests on a toy core save)
+        from v2x_services.fusion.domain import DomainCores  # noqa: PLC0415  (fusion's kernels: 1 s that tests on a toy core save)
 
         cores = DomainCores(settings)
     fusion = Fusion(settings, cores, sink, metrics)
