@@ -109,7 +109,7 @@ class ZoneState:
         self.bind()
 
     def bind(self) -> None:
-        """Make the scratch columns and the kernels' arguments fit the arrays."""
+        """Make scratch columns, arguments and addresses of kernels fit the arrays: whoever replaces one calls this."""
         n = len(self.s)
         self.past, self.beside, self._rows = np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._args = (
