@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError, RecordTooLargeError, for_code
+from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 from v2x.columns import Record, Records
@@ -166,7 +166,9 @@ class LogFetcher:
             return
         found = read_batches(blob, position) or by_library(blob, position)
         if found.following == position:
-            raise RecordTooLargeError(f"{tp.topic}-{tp.partition} at {position}: no whole batch in {len(blob)} bytes")
+            # Its batch is larger than what was left of the fetch: it comes whole to who is asked for first.
+            self._next = {tp: position} | self._next
+            return
         self._next[tp] = found.following
         if len(found.records):
             self._ready[tp] = found.records
