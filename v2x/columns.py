@@ -8,10 +8,10 @@ leaves no row anywhere; its neighbours are untouched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,10 @@ class Decoder(Protocol):
         """Decode values in Confluent framing."""
         ...
 
+    def decode_heap(self, values: bytes, sizes: I64) -> Batch:
+        """Decode values in Confluent framing that lie one behind the other; ``sizes`` (n,) in bytes."""
+        ...
+
 
 class Encoder(Protocol):
     """Record to Kafka value (Confluent framing)."""
@@ -107,6 +111,53 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes
     headers: Sequence[tuple[str, bytes]]
+
+
+class Records(Sequence[Record]):
+    """A stretch of one partition's log in columns: a sequence of records that makes none before it is asked for one.
+
+    ``values`` holds the values one behind the other.
+    """
+
+    __slots__ = ("_record", "offset", "size", "stamp_ms", "values")
+
+    def __init__(self, offset: I64, stamp_ms: I64, size: I64, values: bytes, record: Callable[[int], Record]) -> None:
+        """Take the columns, (n,) each: offsets, ascending, stamps, bytes of the values; ``record`` makes one record."""
+        self.offset, self.stamp_ms, self.size, self.values, self._record = offset, stamp_ms, size, values, record
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Records:
+        """Return columns of records in order of their offsets."""
+        if isinstance(records, Records):
+            return records
+        n = len(records)
+        values = [r.value for r in records]
+        return cls(
+            np.fromiter((r.offset for r in records), np.int64, n),
+            np.fromiter((r.stamp_ms for r in records), np.int64, n),
+            np.fromiter(map(len, values), np.int64, n),
+            b"".join(values),
+            records.__getitem__,
+        )
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @overload
+    def __getitem__(self, n: int) -> Record: ...
+    @overload
+    def __getitem__(self, n: slice) -> Records: ...
+    def __getitem__(self, n: int | slice) -> Record | Records:
+        if isinstance(n, int):
+            return self._record(range(len(self))[n])
+        begin, end, step = n.indices(len(self))
+        if step != 1:
+            raise ValueError("only a stretch of records is records again")
+        at = int(self.size[:begin].sum())
+        values = self.values[at : at + int(self.size[begin:end].sum())]
+        make = self._record
+        offset, stamp_ms, size = (column[begin:end] for column in (self.offset, self.stamp_ms, self.size))
+        return Records(offset, stamp_ms, size, values, lambda k: make(begin + k))
 
 
 class Output(NamedTuple):

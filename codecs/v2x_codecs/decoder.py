@@ -62,11 +62,13 @@ class ColumnDecoder:
         """Decode values in Confluent framing."""
         return self._decode(*self._joined(values), None, self._program.by_id, mqtt=False)
 
+    def decode_heap(self, values: bytes, sizes: I64) -> Batch:
+        """Decode values in Confluent framing that lie one behind the other; ``sizes`` (n,) in bytes."""
+        return self._decode(values + self._pad, _one_by_one(sizes), None, self._program.by_id, mqtt=False)
+
     def _joined(self, payloads: Sequence[bytes]) -> tuple[bytes, I64]:
-        spans = np.zeros((2, len(payloads)), np.int64)
-        spans[1] = np.fromiter(map(len, payloads), np.int64, len(payloads))
-        np.cumsum(spans[1, :-1], out=spans[0, 1:])
-        return b"".join([*payloads, self._pad]), spans
+        sizes = np.fromiter(map(len, payloads), np.int64, len(payloads))
+        return b"".join([*payloads, self._pad]), _one_by_one(sizes)
 
     def _decode(self, heap: bytes, spans: I64, expect: I32 | None, known: I64, *, mqtt: bool) -> Batch:
         n = spans.shape[1]
@@ -132,6 +134,14 @@ class ColumnDecoder:
             new_store[base : base + used * width] = store[old : old + used * width]
             new_links[:, link : link + used] = links[:, old_link : old_link + used]
         return new, new_store, new_links
+
+
+def _one_by_one(sizes: I64) -> I64:
+    """Return the spans (2, n) of messages that lie one behind the other."""
+    spans = np.empty((2, len(sizes)), np.int64)
+    spans[1] = sizes
+    spans[0] = np.cumsum(sizes) - sizes
+    return spans
 
 
 class _Plan:

@@ -117,6 +117,11 @@ class ReferenceDecoder:
         """Decode values in Confluent framing."""
         return self._decode(values, None, mqtt=False)
 
+    def decode_heap(self, values: bytes, sizes: I64) -> Batch:
+        """Decode values in Confluent framing that lie one behind the other; ``sizes`` (n,) in bytes."""
+        ends = np.cumsum(sizes).tolist()
+        return self.decode_kafka([values[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)])
+
     def _decode(self, payloads: Sequence[bytes], expect: I32 | None, *, mqtt: bool) -> Batch:
         n = len(payloads)
         rows = _Rows(self._layout.tables)

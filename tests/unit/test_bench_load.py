@@ -211,3 +211,4 @@ def test_fusion_takes_the_log_whole() -> None:
     assert 0 < run["kernel_s"] < 1
     assert "M observations" not in fusion.plot(made)
     assert "kernel alone" in fusion.plot(made)
+    assert 0 < run["read_s"] < run["cpu_s"] - run["frame_s"] < run["cpu_s"]

@@ -18,7 +18,13 @@ the same instants, which an exact handover needs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
+
+import numpy as np
+
+from v2x.fusion.jit import kernel
+from v2x.fusion.layout import I64
 
 MAX_STEP_MS: Final = 250
 NEAR_STAMP_MS: Final = 2_000
@@ -30,141 +36,237 @@ JUMP_MS: Final = 500
 STEADY_MS: Final = 5_000  # a skew is steady once it has been seen for this long
 RETIME_MS: Final = 1_000  # a steadier skew than this is taken out of the device's times
 _SMOOTH_SHIFT: Final = 3  # the smoothed difference moves by an eighth
+_FIRST_ROWS: Final = 64
+
+# The stream clock's numbers: previous stamp (-1 none yet), stream clock, idle clock, stream clock at the start of a gap
+# (-1 not in one), gaps.
+STAMP, NOW, IDLE, FROZEN, GAPS = range(5)
+# The event clock's: begun, by a device (else by a tick only), D, event time of the last frame (a multiple of FRAME_MS).
+STARTED, ANCHORED, OFFSET, TOLD = range(4)
+# A device's: difference in 1/8 ms, heard at (NEVER: forgotten), steady since, re-timed by.
+DELTA, HEARD, SINCE, RETIMED = range(4)
+NEVER: Final = -1
+
+
+@kernel("int64(int64[::1], int64)")
+def advance(clock: Any, stamp_ms: int) -> Any:
+    """Take the next record's stamp; return the step of the stream clock."""
+    if clock[STAMP] < 0:
+        clock[STAMP] = clock[NOW] = stamp_ms
+        return 0
+    raw = stamp_ms - clock[STAMP]
+    clock[STAMP] = stamp_ms
+    step = min(max(raw, 0), MAX_STEP_MS)
+    clock[NOW] += step
+    if raw != step:
+        clock[GAPS] += 1
+        clock[FROZEN] = clock[NOW]
+    if clock[FROZEN] < 0:
+        clock[IDLE] += step
+    elif clock[NOW] - clock[FROZEN] >= GAP_LIMIT_MS:
+        clock[FROZEN] = -1
+    return step
+
+
+@kernel("void(int64[::1], int64)")
+def fresh(clock: Any, ts_ms: int) -> None:
+    """Take the device time of the present record; a fresh one ends a gap."""
+    if clock[FROZEN] >= 0 and abs(ts_ms - clock[STAMP]) <= NEAR_STAMP_MS:
+        clock[FROZEN] = -1
+
+
+@kernel("void(int64[::1], int64, int64)")
+def begin(events: Any, ts_ms: int, stream_ms: int) -> None:
+    """Let event time begin at ts_ms."""
+    events[STARTED] = 1
+    events[OFFSET] = ts_ms - stream_ms
+    events[TOLD] = ts_ms // FRAME_MS * FRAME_MS
+
+
+@kernel("int64(int64[::1], int64[:,::1], int64, int64, int64)")
+def hear(events: Any, devices: Any, number: int, ts_ms: int, stream_ms: int) -> Any:
+    """Take a device's time; return by how much fusion shall re-time it (its steady skew where that is > 1 s)."""
+    row = devices[number]
+    delta = ts_ms - stream_ms
+    if (
+        row[HEARD] == NEVER or abs(delta - (row[DELTA] >> _SMOOTH_SHIFT)) > JUMP_MS
+    ):  # another delay, or its clock was set
+        row[DELTA], row[SINCE], row[RETIMED] = delta << _SMOOTH_SHIFT, stream_ms, 0
+    else:
+        row[DELTA] += delta - (row[DELTA] >> _SMOOTH_SHIFT)
+    row[HEARD] = stream_ms
+    if not events[ANCHORED]:
+        events[ANCHORED] = 1
+        if not events[STARTED] or abs(delta - events[OFFSET]) > JUMP_MS:
+            begin(events, ts_ms, stream_ms)
+    if stream_ms - row[SINCE] >= STEADY_MS:
+        skew = (row[DELTA] >> _SMOOTH_SHIFT) - events[OFFSET]
+        row[RETIMED] = skew if abs(skew) > RETIME_MS else 0
+    return row[RETIMED]
 
 
 class StreamClock:
     """Stream and idle clock of one partition, milliseconds."""
 
-    __slots__ = ("frozen_at", "gaps", "idle_ms", "now_ms", "stamp_ms")
+    __slots__ = ("numbers",)
 
     def __init__(self) -> None:
-        self.stamp_ms = -1  # previous stamp; -1 none yet
-        self.now_ms = 0
-        self.idle_ms = 0
-        self.frozen_at = -1  # stream clock at the start of a gap; -1 not in one
-        self.gaps = 0
+        self.numbers: I64 = np.array([-1, 0, 0, -1, 0], np.int64)
+
+    @property
+    def now_ms(self) -> int:
+        """Return the stream clock."""
+        return int(self.numbers[NOW])
+
+    @property
+    def idle_ms(self) -> int:
+        """Return the idle clock."""
+        return int(self.numbers[IDLE])
+
+    @property
+    def gaps(self) -> int:
+        """Return how many steps were < 0 or > 250 ms."""
+        return int(self.numbers[GAPS])
 
     def advance(self, stamp_ms: int) -> int:
         """Take the next record's stamp; return the step of the stream clock."""
-        if self.stamp_ms < 0:
-            self.stamp_ms = self.now_ms = stamp_ms
-            return 0
-        raw = stamp_ms - self.stamp_ms
-        self.stamp_ms = stamp_ms
-        step = min(max(raw, 0), MAX_STEP_MS)
-        self.now_ms += step
-        if raw != step:
-            self.gaps += 1
-            self.frozen_at = self.now_ms
-        if self.frozen_at < 0:
-            self.idle_ms += step
-        elif self.now_ms - self.frozen_at >= GAP_LIMIT_MS:
-            self.frozen_at = -1
-        return step
+        return int(advance(self.numbers, stamp_ms))
 
     def device(self, ts_ms: int) -> None:
         """Take the device time of the present record; a fresh one ends a gap."""
-        if self.frozen_at >= 0 and abs(ts_ms - self.stamp_ms) <= NEAR_STAMP_MS:
-            self.frozen_at = -1
+        fresh(self.numbers, ts_ms)
 
     def state(self) -> list[int]:
         """Return everything."""
-        return [self.stamp_ms, self.now_ms, self.idle_ms, self.frozen_at, self.gaps]
+        found: list[int] = self.numbers.tolist()
+        return found
 
     def load(self, state: list[int]) -> None:
         """Take a ``state``."""
-        self.stamp_ms, self.now_ms, self.idle_ms, self.frozen_at, self.gaps = state
+        self.numbers[:] = state
 
 
 class EventClock:
-    """Event time of frames, and each device's steady skew against it."""
+    """Event time of frames, and each device's steady skew against it.
 
-    __slots__ = ("_devices", "anchored", "offset_ms", "started", "told_ms")
+    ``fixed`` devices have the first rows for good, so that their numbers can be kept elsewhere; others get a row when
+    they are first heard and lose it when they are forgotten.
+    """
 
-    def __init__(self) -> None:
-        self.started = False
-        self.anchored = False  # by a device; else by a tick only
-        self.offset_ms = 0  # D
-        self.told_ms = 0  # event time of the last frame, a multiple of FRAME_MS
-        # device -> [difference in 1/8 ms, heard at, steady since, re-timed by]
-        self._devices: dict[str, list[int]] = {}
+    __slots__ = ("_fixed", "_numbers", "numbers", "rows")
+
+    def __init__(self, fixed: Sequence[str] = ()) -> None:
+        self.numbers: I64 = np.zeros(4, np.int64)
+        self._fixed = len(fixed)
+        self._numbers = {device: n for n, device in enumerate(fixed)}
+        self.rows: I64 = np.zeros((max(_FIRST_ROWS, len(fixed)), 4), np.int64)
+        self.rows[:, HEARD] = NEVER
+
+    @property
+    def started(self) -> bool:
+        """Return whether event time has begun."""
+        return bool(self.numbers[STARTED])
+
+    @property
+    def anchored(self) -> bool:
+        """Return whether it follows devices (else a tick began it)."""
+        return bool(self.numbers[ANCHORED])
+
+    @property
+    def told_ms(self) -> int:
+        """Return the event time of the last frame."""
+        return int(self.numbers[TOLD])
 
     def hear(self, device: str, ts_ms: int, stream_ms: int) -> int:
         """Take a device's time; return it as fusion shall use it (re-timed where its steady skew is > 1 s)."""
-        delta = ts_ms - stream_ms
-        row = self._devices.get(device)
-        if row is None:
-            self._devices[device] = row = [delta << _SMOOTH_SHIFT, stream_ms, stream_ms, 0]
-        elif abs(delta - (row[0] >> _SMOOTH_SHIFT)) > JUMP_MS:
-            row[0], row[2], row[3] = delta << _SMOOTH_SHIFT, stream_ms, 0  # another delay, or its clock was set
-        else:
-            row[0] += delta - (row[0] >> _SMOOTH_SHIFT)
-        row[1] = stream_ms
-        if not self.anchored:
-            self.anchored = True
-            if not self.started or abs(delta - self.offset_ms) > JUMP_MS:
-                self.start(ts_ms, stream_ms)
-        if stream_ms - row[2] >= STEADY_MS:
-            skew = (row[0] >> _SMOOTH_SHIFT) - self.offset_ms
-            row[3] = skew if abs(skew) > RETIME_MS else 0
-        return ts_ms - row[3]
+        number = self._numbers.get(device)
+        if number is None:
+            number = self._add(device)
+        return ts_ms - int(hear(self.numbers, self.rows, number, ts_ms, stream_ms))
+
+    def _add(self, device: str) -> int:
+        number = self._numbers[device] = len(self._numbers)
+        if number == len(self.rows):
+            self.rows = np.vstack((self.rows, np.zeros_like(self.rows)))
+        self.rows[number, HEARD] = NEVER
+        return number
 
     def start(self, ts_ms: int, stream_ms: int) -> None:
         """Begin at a time: a tick's where no device speaks (a zone of gantries alone has link states too)."""
-        self.started = True
-        self.offset_ms = ts_ms - stream_ms
-        self.told_ms = ts_ms // FRAME_MS * FRAME_MS
+        begin(self.numbers, ts_ms, stream_ms)
 
     def due(self, stream_ms: int) -> list[int]:
         """Return the event times of the frames that are due at this stream time, oldest first."""
-        if not self.started:
-            return []
+        started, _, offset, told = self.numbers.tolist()
         due: list[int] = []
-        while stream_ms + self.offset_ms >= self.told_ms + FRAME_MS:
-            self.told_ms += FRAME_MS
-            due.append(self.told_ms)
+        while started and stream_ms + offset >= told + FRAME_MS:
+            told += FRAME_MS
+            due.append(told)
+            self.numbers[TOLD] = told
             self._steer(stream_ms)
+            _, _, offset, told = self.numbers.tolist()
         return due
 
     def now(self, stream_ms: int) -> int:
         """Return the event time."""
-        return stream_ms + self.offset_ms
+        return stream_ms + int(self.numbers[OFFSET])
 
     def skews(self) -> dict[str, int]:
         """Return by device its smoothed skew against the event clock (ms): lateness and clock error together."""
-        return {device: (row[0] >> _SMOOTH_SHIFT) - self.offset_ms for device, row in self._devices.items()}
+        offset = int(self.numbers[OFFSET])
+        return {device: (row[DELTA] >> _SMOOTH_SHIFT) - offset for device, row in self._known()}
 
     def retimed(self) -> list[str]:
         """Return the devices whose times are corrected."""
-        return [device for device, row in self._devices.items() if row[3]]
+        return [device for device, row in self._known() if row[RETIMED]]
+
+    def _known(self) -> list[tuple[str, list[int]]]:
+        rows = zip(self._numbers, self.rows[: len(self._numbers)].tolist(), strict=True)
+        return [(device, row) for device, row in rows if row[HEARD] != NEVER]
 
     def _steer(self, stream_ms: int) -> None:
-        if self.told_ms % FORGET_MS == 0:
-            self._devices = {k: row for k, row in self._devices.items() if stream_ms - row[1] <= FORGET_MS}
-        heard = sorted(row[0] for row in self._devices.values() if stream_ms - row[1] <= HEARD_MS)
-        if not heard:
+        _, _, offset, told = self.numbers.tolist()
+        if told % FORGET_MS == 0:
+            self._forget(stream_ms)
+        rows = self.rows[: len(self._numbers)]
+        heard = np.sort(rows[(rows[:, HEARD] != NEVER) & (stream_ms - rows[:, HEARD] <= HEARD_MS), DELTA])
+        if not len(heard):
             return
-        error = (heard[(len(heard) - 1) // 2] >> _SMOOTH_SHIFT) - self.offset_ms
+        error = (int(heard[(len(heard) - 1) // 2]) >> _SMOOTH_SHIFT) - offset
         if error > JUMP_MS:
-            self.offset_ms += error
-            self.told_ms = max(self.told_ms, (stream_ms + self.offset_ms) // FRAME_MS * FRAME_MS - FRAME_MS)
+            offset += error
+            told = max(told, (stream_ms + offset) // FRAME_MS * FRAME_MS - FRAME_MS)
         else:
             half = FRAME_MS // 2
-            self.offset_ms += max(-half, min(half, error // 8 if abs(error) >= 8 else 0))
+            offset += max(-half, min(half, error // 8 if abs(error) >= 8 else 0))
+        self.numbers[OFFSET], self.numbers[TOLD] = offset, told
+
+    def _forget(self, stream_ms: int) -> None:
+        """Forget who has long been silent: a fixed device keeps its row, the others' rows move up."""
+        rows = self.rows[: len(self._numbers)]
+        keep = (rows[:, HEARD] != NEVER) & (stream_ms - rows[:, HEARD] <= FORGET_MS)
+        rows[~keep, HEARD] = NEVER
+        keep[: self._fixed] = True
+        names = [device for device, kept in zip(self._numbers, keep.tolist(), strict=True) if kept]
+        self.rows[: len(names)] = rows[keep]
+        self._numbers = {device: n for n, device in enumerate(names)}
 
     def state(self) -> dict[str, Any]:
         """Return everything, JSON-able."""
+        started, anchored, offset, told = self.numbers.tolist()
         return {
-            "started": self.started,
-            "anchored": self.anchored,
-            "offset": self.offset_ms,
-            "told": self.told_ms,
-            "devices": [[device, *row] for device, row in self._devices.items()],
+            "started": bool(started),
+            "anchored": bool(anchored),
+            "offset": offset,
+            "told": told,
+            "devices": [[device, *row] for device, row in self._known()],
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take a ``state``."""
-        self.started, self.anchored = state["started"], state["anchored"]
-        self.offset_ms = state["offset"]
-        self.told_ms = state["told"]
-        self._devices = {row[0]: list(row[1:]) for row in state["devices"]}
+        self.numbers[:] = [state["started"], state["anchored"], state["offset"], state["told"]]
+        self._numbers = dict(list(self._numbers.items())[: self._fixed])
+        self.rows[:, HEARD] = NEVER
+        for device, *row in state["devices"]:
+            number = self._numbers.get(device)
+            self.rows[self._add(device) if number is None else number] = row

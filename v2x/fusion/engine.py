@@ -16,18 +16,22 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from v2x.columns import Batch, Decoder, Encoder, Output, Record
+import numpy as np
+
+from v2x.columns import Batch, Decoder, Encoder, Output, Record, Records
 from v2x.errors import SnapshotError, V2XError
 from v2x.fusion import snapshot as snap
 from v2x.fusion.clock import EventClock, StreamClock
-from v2x.fusion.intake import Intake
+from v2x.fusion.intake import CONTROL, FUSED, LATE, REPEATS, Intake
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.repeats import Repeats
-from v2x.fusion.station import Station
+from v2x.fusion.runs import DUE_HEARD, Runs, trigger
+from v2x.fusion.station import EVENT_MS, Station
 from v2x.topics import OBSERVATIONS
 from v2x.zones import ZoneMap
 
-VERSION: Final = 1  # of what a snapshot means; raise it when state changes its shape or meaning
+VERSION: Final = 2  # of what a snapshot means; raise it when state changes its shape or meaning
+RUN_COUNTS: Final = (FUSED, LATE, CONTROL, REPEATS)  # in the order of v2x.fusion.runs
 DecodeRecord = Callable[[bytes], tuple[str, dict[str, Any]]]
 
 
@@ -50,34 +54,71 @@ class Engine:
         self.position = -1
         self.inputs = 0
         self.counts: Counter[str] = Counter()
-        self.clock = StreamClock()
-        self.events = EventClock()
-        self.repeats = Repeats()
-        self.outlet = Outlet(encoder, partition, partitions, zones)
         mine = [z for z in zones.zones if zones.partition(z, partitions) == partition]
+        fixed = [d for d in zones.devices if not set(mine).isdisjoint(zones.route(d, None, None))]
+        self.clock = StreamClock()
+        self.events = EventClock(fixed)
+        self.repeats = Repeats(fixed)
+        self.outlet = Outlet(encoder, partition, partitions, zones)
         self.stations = {z: Station(zones, z, self.config) for z in mine}
+        self.in_runs = True  # False: every record by itself, as a test of runs
         self.newest: dict[str, tuple[int, int]] = {}  # source zone and partition -> its last position taken
         self._decoder = decoder
-        self._intake = Intake(self, decoder, decode_record or _no_records)
+        times = (self.clock, self.events, self.repeats)
+        self._runs = Runs(self.stations, zones, decoder.schemas, fixed, times)
+        self._intake = Intake(self, self._runs, decoder, decode_record or _no_records)
 
     # -- the log ----------------------------------------------------------------------------------------------------
     def feed(self, records: Sequence[Record]) -> list[Output]:
         """Take records in log order (those at or before ``position`` are left out); return what follows from them."""
-        records = [r for r in records if r.offset > self.position] if records else []
-        if not records:
+        log = Records.of(records)
+        n, end = int(np.searchsorted(log.offset, self.position, "right")), len(log)
+        if n == end:
             return []
-        batch: Batch = self._decoder.decode_kafka([r.value for r in records])
+        batch: Batch = self._decoder.decode_heap(log.values, log.size)
         self._intake.open(batch)
-        for n, record in enumerate(records):
-            self.position = record.offset
-            self.inputs += 1
-            self.clock.advance(record.stamp_ms)
-            self.outlet.at(record.offset)
-            trigger = Trigger(record.stamp_ms)
-            self.counts[self._intake.take(n, record, trigger)] += 1
-            for event_ms in self.events.due(self.clock.now_ms):
-                self._frame(event_ms, trigger)
+        self._runs.open(log, batch)
+        while n < end:
+            if self.in_runs and self._intake.may_run(n):
+                begun = n
+                n = self._runs.take(n)
+                if n > begun:
+                    self._took(log, batch, n - begun, n - 1)
+                    continue
+            self._take(log, n)
+            n += 1
+        self._runs.close()
         return self.outlet.drain()
+
+    def _took(self, log: Records, batch: Batch, count: int, last: int) -> None:
+        """Book a run, and make the frame that it made due."""
+        self.position = int(log.offset[last])
+        self.inputs += count
+        *counts, due = self._runs.said
+        for name, n in zip(RUN_COUNTS, counts, strict=True):
+            if n:
+                self.counts[name] += n
+        if due:
+            self.outlet.at(self.position)
+            heard = due == DUE_HEARD
+            self._due(trigger(log, batch, last) if heard else Trigger(int(log.stamp_ms[last])))
+
+    def _take(self, log: Records, n: int) -> None:
+        """Take one record."""
+        record = log[n]
+        self.position = record.offset
+        self.inputs += 1
+        self.clock.advance(record.stamp_ms)
+        self.outlet.at(record.offset)
+        cause = Trigger(record.stamp_ms)
+        self.counts[self._intake.take(n, record, cause)] += 1
+        self._due(cause)
+
+    def _due(self, cause: Trigger) -> None:
+        for event_ms in self.events.due(self.clock.now_ms):
+            if event_ms % EVENT_MS == 0:
+                self._runs.settle()
+            self._frame(event_ms, cause)
 
     def _frame(self, event_ms: int, trigger: Trigger) -> None:
         for station in self.stations.values():
@@ -102,6 +143,7 @@ class Engine:
     # -- snapshots --------------------------------------------------------------------------------------------------
     def snapshot(self) -> bytes:
         """Return everything as bytes: fed with the records after ``position``, a restored engine says the same."""
+        self._runs.settle()
         head: dict[str, Any] = {
             **self._identity(),
             "position": self.position,
@@ -158,6 +200,7 @@ class Engine:
         for name, station in engine.stations.items():
             own = {k[len(name) + 1 :]: a for k, a in arrays.items() if k.startswith(f"{name}/")}
             station.load(head["stations"][name], own)
+        engine._runs.learn_all()
         return engine
 
     def _identity(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from v2x.fusion import layout as c
 from v2x.fusion.grid import bucket, link
 from v2x.fusion.jit import helper, kernel
 from v2x.fusion.scan import fuse
-from v2x.fusion.track import take_row
+from v2x.fusion.track import reach, take_row
 from v2x.geo import ECC2, SEMI_MAJOR_M
 
 # Columns of rsm.participants that the kernel reads, in the order of its ``cols`` argument.
@@ -34,7 +34,6 @@ MINUTE_MS: Final = 60_000
 SLACK_MS: Final = 1_000  # a participant's own mark may differ this much from its message's time
 RSU_ITSELF: Final = 4
 GUESS: Final = np.array([0, 3, 7, 10, 0])  # class by participant type
-KEY_SHIFT: Final = 17
 E7_RAD: Final = pi / 180.0 / 1e7
 
 _STATE: Final = (
@@ -130,7 +129,8 @@ def fuse_rsm(
         a[c.M_ACC] = nan if row[cols[9]] == ACCEL_NONE else row[cols[9]] * 0.01
         a[c.M_WID] = row[cols[10]] * 0.01
         a[c.M_LEN] = row[cols[11]] * 0.01
-        z[c.K_KEY] = (sensor << KEY_SHIFT) | row[cols[1]]
+        z[c.K_KEY] = (sensor << c.KEY_SHIFT) | row[cols[1]]
+        reach(mem, z[c.K_KEY])
         told = row[cols[2]] > 2
         z[c.K_CLS] = row[cols[2]] if told else GUESS[kind]
         z[c.K_WEIGHT] = 1 if told else 0

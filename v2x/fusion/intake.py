@@ -12,6 +12,7 @@ from v2x.columns import I64, Batch, Decoder, Record, Table, Verdict
 from v2x.errors import V2XError
 from v2x.fusion.entry import LAT_NONE, LON_NONE, OFFSET_NONE, PARTICIPANT
 from v2x.fusion.outlet import Trigger
+from v2x.fusion.runs import LATE_MS, Runs
 from v2x.zones import HALO_M
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ _FULL: Final = 1_000  # ms, as PARAMETERS["late_ms"]
 class Intake:
     """Reads a decoded batch, record by record, into the engine's parts."""
 
-    def __init__(self, engine: Engine, decoder: Decoder, decode_record: DecodeRecord) -> None:
-        self._e = engine
+    def __init__(self, engine: Engine, runs: Runs, decoder: Decoder, decode_record: DecodeRecord) -> None:
+        self._e, self._runs = engine, runs
         self._schemas = decoder.schemas
+        self._plain = {decoder.schemas.index(name) for name in ("rsm", "tick")}
         self._decode_record = decode_record
         self._handlers: dict[str, Callable[[int, Record, Trigger], str]] = {
             "rsm": self._rsm,
@@ -56,21 +58,21 @@ class Intake:
         self._maps: dict[str, str] = {}  # device -> digest of its last MAP's nodes
         self._cells: dict[tuple[int, int], list[Station]] = {}  # a cache, no state
         self._batch: Batch
-        self._rows: dict[str, list[list[int]]] = {}
         self._at: dict[str, dict[str, int]] = {}
         self._fields: dict[str, tuple[str, ...]] = {}
         self._cols: dict[str, I64] = {}
-        self._kids: dict[str, tuple[I64, list[int]]] = {}
 
     # -- batches ----------------------------------------------------------------------------------------------------
     def open(self, batch: Batch) -> None:
         """Take a batch."""
         self._batch = batch
-        self._rows.clear()
-        self._kids.clear()
         self._verdicts = batch.verdict.tolist()
         self._names = batch.schema.tolist()
         self._roots = batch.row.tolist()
+
+    def may_run(self, n: int) -> bool:
+        """Return whether record n is of a kind that v2x.fusion.runs takes, if it is plain."""
+        return self._names[n] in self._plain and self._verdicts[n] == Verdict.OK
 
     def take(self, n: int, record: Record, trigger: Trigger) -> str:
         """Do what record n of the batch asks for."""
@@ -81,24 +83,18 @@ class Intake:
         return handler(n, record, trigger)
 
     def _row(self, table: str, n: int) -> list[int]:
-        rows = self._rows.get(table)
-        if rows is None:
-            found = self._batch.tables[table]
-            if self._fields.get(table) != found.fields:
-                self._fields[table] = found.fields
-                self._at[table] = {name: x for x, name in enumerate(found.fields)}
-            rows = self._rows[table] = found.data.tolist()
-        return rows[self._roots[n]]
+        found = self._batch.tables[table]
+        if self._fields.get(table) != found.fields:
+            self._fields[table] = found.fields
+            self._at[table] = {name: x for x, name in enumerate(found.fields)}
+        row: list[int] = found.data[self._roots[n]].tolist()
+        return row
 
     def _under(self, table: str, n: int) -> I64:
         """Return the rows of a child table that belong to message n."""
-        found = self._kids.get(table)
-        if found is None:
-            child: Table = self._batch.tables[table]
-            ends = np.searchsorted(child.msg, np.arange(len(self._names) + 1)).tolist()
-            found = self._kids[table] = (np.ascontiguousarray(child.data), ends)
-        data, ends = found
-        return data[ends[n] : ends[n + 1]]
+        child: Table = self._batch.tables[table]
+        begin, end = np.searchsorted(child.msg, (n, n + 1))
+        return np.ascontiguousarray(child.data[begin:end])
 
     def _columns(self, table: str, names: tuple[str, ...]) -> I64:
         found = self._cols.get(table)
@@ -140,6 +136,10 @@ class Intake:
             ]
         return found or [stations[z] for z in zones.route(device, lat, lon) if z in stations]
 
+    def _fed(self, station: Station, trigger: Trigger) -> None:
+        station.last = trigger
+        self._runs.fed(station)
+
     # -- perishable observations --------------------------------------------------------------------------------------
     def _rsm(self, n: int, record: Record, trigger: Trigger) -> str:
         row, at, device = self._uplink("rsm", n, record, trigger)
@@ -160,11 +160,12 @@ class Intake:
         cols = self._columns("rsm.participants", PARTICIPANT)
         for station in stations:
             station.zone.scan(rows, cols, ref, ts_ms, shift, device, event_ms, e.clock.idle_ms)
-            station.last = trigger
+            self._fed(station, trigger)
+        self._runs.learn(device)
         things = self._under("rsm.obstacles", n)
         if len(things):
             self._obstacles(device, ts_ms - shift, ref, things, stations)
-        return LATE if len(rows) and event_ms - ts_ms + shift > 2 * _FULL else FUSED
+        return LATE if len(rows) and event_ms - ts_ms + shift > LATE_MS else FUSED
 
     def _obstacles(self, device: str, ts_ms: int, ref: tuple[int, int], rows: I64, stations: list[Station]) -> None:
         fields = self._batch.tables["rsm.obstacles"].fields
@@ -201,7 +202,7 @@ class Intake:
         fed = 0
         for station in stations:
             fed += station.zone.vehicle(one, key, known_ms, event_ms, e.clock.idle_ms)
-            station.last = trigger
+            self._fed(station, trigger)
             if one["event_flags"] or one["lights"]:
                 station.detector.bsm_flags({**one, "device": device, "temp_id": temp.hex(), "ts_ms": known_ms})
         return FUSED if fed or event_ms - known_ms <= _FULL else LATE

@@ -70,12 +70,17 @@ PEDESTRIAN: Final = 10
 CYCLIST: Final = 7
 
 # --- MEM: association memory, (sensor, local id) -> track; evicted like a cache, checked by uid, never deleted -----
+# The vehicles' places come first, then a block for each roadside sensor: a scan's ids lie in two pages, not in twenty.
 MEM_KEY: Final = 0
 MEM_UID: Final = 1
 MEM_ROW: Final = 2
 MEM_T: Final = 3
 MEM_COLS: Final = 4
 MEM_WAYS: Final = 4
+MEM_VEHICLES: Final = 2_048  # powers of two
+MEM_BLOCK: Final = 256
+KEY_SHIFT: Final = 17  # of a key: sensor, local id
+VEHICLE_KEY: Final = 1 << 62
 
 # --- B: sensors: bias east, north (m), clock (s), upper triangle of its covariance, count, time ----------------------
 B_X: Final = 0
@@ -178,7 +183,6 @@ K_COLS: Final = 6
 
 MAX_SCAN: Final = 256
 MAX_EDGES: Final = 4096
-MEM_SIZE: Final = 16_384
 BUCKETS: Final = 8_192
 
 

@@ -19,7 +19,7 @@ from v2x.fusion.bias import drift, learn
 from v2x.fusion.grid import cell_bucket
 from v2x.fusion.jit import helper, kernel
 from v2x.fusion.kalman import distance2, noise, position_cov
-from v2x.fusion.track import birth, count_hit, feed, noise_of, note_source, recall, remember, replace
+from v2x.fusion.track import birth, count_hit, feed, noise_of, note_source, recall, remember, replace, touch
 
 FAST_VELOCITY: Final = 16.0
 FOOT_PENALTY: Final = 13.0  # somebody on foot is hardly a car ...
@@ -230,6 +230,8 @@ def fuse(
     serial = ctl[c.CTL_SERIAL]
     b = sensors[sensor]
     d2 = np.empty(n)
+    for j in range(n):
+        touch(s, i, votes, mem, k[j, c.K_KEY])
     fast = _fast(s, i, mem, b, prm, m, k, n, serial, d2)
     slow = 0
     if fast < n:

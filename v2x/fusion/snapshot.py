@@ -30,12 +30,11 @@ Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 def pack(head: dict[str, Any], arrays: Arrays) -> bytes:
     """Return the bytes of a snapshot."""
-    table, parts = [], []
-    for name, array in arrays.items():
-        table.append([name, array.dtype.str, list(array.shape)])
-        parts.append(np.ascontiguousarray(array).tobytes())
+    table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
     text = json.dumps({**head, "arrays": table}, separators=(",", ":")).encode()
-    body = len(text).to_bytes(4, "big") + text + zlib.compress(b"".join(parts), _LEVEL)
+    press = zlib.compressobj(_LEVEL)
+    parts = [press.compress(np.ascontiguousarray(array).data) for array in arrays.values() if array.size]  # no copies
+    body = b"".join((len(text).to_bytes(4, "big"), text, *parts, press.flush()))
     return MAGIC + bytes([FORMAT]) + hashlib.blake2b(body, digest_size=_DIGEST).digest() + body
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from v2x.fusion import layout as c
 from v2x.fusion.grid import bucket, link, move, unlink
-from v2x.fusion.jit import helper
+from v2x.fusion.jit import LINE, helper, prefetch
 from v2x.fusion.kalman import predict, update
 
 ACCEL_STEP_MS: Final = 80
@@ -23,13 +23,55 @@ _SLOT_ALL: Final = (1 << 60) - 1
 
 
 @helper
+def home_of(key: int) -> tuple[int, int, int]:
+    """Return where a key's block begins, its first place in it and the block's mask."""
+    code = (key * 0x9E3779B1) >> 7
+    if key >= c.VEHICLE_KEY:
+        return 0, code & (c.MEM_VEHICLES - 1), c.MEM_VEHICLES - 1
+    return c.MEM_VEHICLES + ((key >> c.KEY_SHIFT) - 1) * c.MEM_BLOCK, code & (c.MEM_BLOCK - 1), c.MEM_BLOCK - 1
+
+
+@helper
+def reach(mem: Any, key: int) -> None:
+    """Let the processor fetch a key's first places."""
+    block, home, _ = home_of(key)
+    prefetch(mem.ctypes.data + (block + home) * (8 * c.MEM_COLS))
+
+
+@helper
+def find(mem: Any, key: int) -> Any:
+    """Return the place that holds a key, -1 none."""
+    block, home, mask = home_of(key)
+    for way in range(c.MEM_WAYS):
+        at = block + ((home + way) & mask)
+        if mem[at, c.MEM_KEY] == key:
+            return at
+    return -1
+
+
+@helper
+def touch(s: Any, i: Any, votes: Any, mem: Any, key: int) -> None:
+    """Let the processor fetch the track that a key means."""
+    at = find(mem, key)
+    if at >= 0:
+        row = mem[at, c.MEM_ROW]
+        first = i.ctypes.data + row * (8 * c.I_COLS)
+        for line in range(0, 8 * c.I_COLS, LINE):
+            prefetch(first + line)
+        first = s.ctypes.data + row * (8 * c.S_COLS)
+        for line in range(0, 8 * c.S_COLS, LINE):
+            prefetch(first + line)
+        prefetch(votes.ctypes.data + row * (8 * c.CLASSES))
+
+
+@helper
 def remember(mem: Any, key: int, uid: int, row: int, t_ms: int) -> None:
     """Note that (sensor, local id) means this track; the oldest of the key's four places makes room."""
-    size = mem.shape[0]
-    home = ((key * 0x9E3779B1) >> 7) & (size - 1)
-    oldest, where = mem[home, c.MEM_T], home
+    block, home, mask = home_of(key)
+    where = block + home
+    oldest = mem[where, c.MEM_T]
     for way in range(c.MEM_WAYS):
-        at = (home + way) & (size - 1)
+        at = block + ((home + way) & mask)
         if mem[at, c.MEM_KEY] == key:
             where = at
             break
@@ -44,16 +86,11 @@ def remember(mem: Any, key: int, uid: int, row: int, t_ms: int) -> None:
 @helper
 def recall(i: Any, mem: Any, key: int) -> Any:
     """Return the live track row that (sensor, local id) meant last, -1 none."""
-    size = mem.shape[0]
-    home = ((key * 0x9E3779B1) >> 7) & (size - 1)
-    for way in range(c.MEM_WAYS):
-        at = (home + way) & (size - 1)
-        if mem[at, c.MEM_KEY] == key:
-            row = mem[at, c.MEM_ROW]
-            if i[row, c.I_UID] == mem[at, c.MEM_UID]:
-                return row
-            return -1
-    return -1
+    at = find(mem, key)
+    if at < 0:
+        return -1
+    row = mem[at, c.MEM_ROW]
+    return row if i[row, c.I_UID] == mem[at, c.MEM_UID] else -1
 
 
 @helper

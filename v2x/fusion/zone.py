@@ -13,6 +13,7 @@ from v2x.fusion import upkeep as up
 from v2x.fusion.bias import new_sensors
 from v2x.fusion.entry import ACCEL_NONE, POSITION_CONFIDENCE_M, fuse_one, fuse_rsm, new_row
 from v2x.fusion.frames import Frame
+from v2x.fusion.jit import lined
 from v2x.fusion.layout import F64, I64
 from v2x.fusion.place import decide
 from v2x.fusion.report import (
@@ -45,9 +46,14 @@ from v2x.road import Road
 from v2x.zones import ZoneMap
 
 FIRST_ROWS: Final = 512
-FIRST_SENSORS: Final = 64
+FIRST_SENSORS: Final = 16
+# Columns of the table by which kernels reach a zone: addresses, then lengths.
+(
+    A_S, A_I, A_VOTES, A_MEM, A_HEADS, A_BIAS, A_CTL, A_STAT, A_PRM, A_M, A_K, A_GEO, A_ROWS, A_PLACES, A_SENSORS,
+) = range(15)  # fmt: skip
+A_COLS: Final = 16
+GID_SHIFT: Final = 32
 _APART: Final = 8  # keeps columns that are written side by side out of each other's cache lines
-VEHICLE_KEY: Final = 1 << 62
 ACCURACY_NONE: Final = 255
 ACCURACY_UNIT_M: Final = 0.05
 VEHICLE_SIGMA_M: Final = 1.5  # satellite position that tells no accuracy
@@ -69,20 +75,21 @@ class ZoneState:
         self.geo = np.array([np.radians(self.frame.lat), self.frame.lon * 1e7, self.frame.meridian_m])
         self.sensors: dict[str, int] = {"": c.VEHICLES}
         self.bias = new_sensors(FIRST_SENSORS, self.prm)
-        self.s: F64 = np.zeros((0, c.S_COLS))
-        self.i: I64 = np.zeros((0, c.I_COLS), np.int64)
-        self.votes: F64 = np.zeros((0, c.CLASSES))
-        self.mem: I64 = np.zeros((c.MEM_SIZE, c.MEM_COLS), np.int64)
+        self.s: F64 = lined((0, c.S_COLS), np.float64)
+        self.i: I64 = lined((0, c.I_COLS), np.int64)
+        self.votes: F64 = lined((0, c.CLASSES), np.float64)
+        self.mem: I64 = lined((_places(FIRST_SENSORS), c.MEM_COLS), np.int64)
         self.heads: I64 = np.full(c.BUCKETS, -1, np.int64)
         self.ctl: I64 = np.zeros(c.CTL_COLS, np.int64)
         self.ctl[c.CTL_FREE] = -1
         self.ctl[c.CTL_PREFIX] = zones.zones.index(zone) + 1
         self.stat: I64 = np.zeros(c.STAT_COLS, np.int64)
-        self._m: F64 = np.zeros((c.MAX_SCAN, c.M_COLS))
-        self._k: I64 = np.zeros((c.MAX_SCAN, c.K_COLS), np.int64)
+        self._m: F64 = lined((c.MAX_SCAN, c.M_COLS), np.float64)
+        self._k: I64 = lined((c.MAX_SCAN, c.K_COLS), np.int64)
         polygons = [zones.zone(z).polygon for z in (zone, *self.neighbours)]
         corners = [np.column_stack(self.frame.to_local([p[0] for p in q], [p[1] for p in q])) for q in polygons]
         self._xy: F64 = np.ascontiguousarray(np.vstack(corners))
+        self._where: I64 = np.zeros(A_COLS, np.int64)
         self._start: I64 = np.cumsum([0, *map(len, corners)]).astype(np.int64)
         self._boxes: F64 = np.array([[*q.min(axis=0), *q.max(axis=0)] for q in corners])
         self.grow()
@@ -92,17 +99,14 @@ class ZoneState:
         """Make room for a full scan more; rows keep their numbers."""
         have = len(self.s)
         more = max(FIRST_ROWS, have)
-        self.s = np.vstack((self.s, np.zeros((more, c.S_COLS))))
-        self.votes = np.vstack((self.votes, np.zeros((more, c.CLASSES))))
-        fresh = np.zeros((more, c.I_COLS), np.int64)
-        fresh[:, c.I_NEXT] = np.arange(have + 1, have + more + 1)
-        fresh[-1, c.I_NEXT] = self.ctl[c.CTL_FREE]
+        self.s, self.i, self.votes = (_longer(a, have + more) for a in (self.s, self.i, self.votes))
+        self.i[have:, c.I_NEXT] = np.arange(have + 1, have + more + 1)
+        self.i[-1, c.I_NEXT] = self.ctl[c.CTL_FREE]
         self.ctl[c.CTL_FREE] = have
-        self.i = np.vstack((self.i, fresh))
         self.bind()
 
     def bind(self) -> None:
-        """Make the scratch columns and the kernels' arguments fit the arrays."""
+        """Make scratch columns, arguments and addresses of kernels fit the arrays: whoever replaces one calls this."""
         n = len(self.s)
         width = n + _APART
         self._told: I64 = np.zeros((n, 3), np.int64)
@@ -117,6 +121,13 @@ class ZoneState:
             self.s, self.i, self.votes, self.mem, self.heads, self.bias, self.ctl, self.stat, self.prm,
             self._m, self._k,
         )  # fmt: skip
+        self._where[:A_ROWS] = [a.ctypes.data for a in (*self._args, self.geo)]
+        self._where[A_ROWS : A_SENSORS + 1] = n, len(self.mem), len(self.bias)
+
+    def show(self, where: I64) -> None:
+        """Keep in ``where`` (A_COLS,) how kernels reach this zone's arrays, now and whenever they move."""
+        self._where = where
+        self.bind()
 
     def sensor(self, device: str) -> int:
         """Return the number of a roadside unit."""
@@ -125,6 +136,7 @@ class ZoneState:
             number = self.sensors[device] = len(self.sensors)
             if number >= len(self.bias):
                 self.bias = np.vstack((self.bias, new_sensors(len(self.bias) + 1, self.prm)[1:]))
+                self.mem = _longer(self.mem, _places(len(self.bias)))
                 self.bind()
         return number
 
@@ -160,7 +172,7 @@ class ZoneState:
         real[c.M_ACC] = np.nan if row["accel_long"] == ACCEL_NONE else row["accel_long"] * 0.01
         known = row["vehicle_class"]
         cls = next(cls for below, cls in _CLASS_STEPS if known < below)
-        whole = np.array([ts_ms, key | VEHICLE_KEY, cls, -1, 1 if known else 0, 0], dtype=np.int64)
+        whole = np.array([ts_ms, key | c.VEHICLE_KEY, cls, -1, 1 if known else 0, 0], dtype=np.int64)
         return int(
             fuse_one(
                 *self._args,
@@ -226,7 +238,7 @@ class ZoneState:
     def arrays(self) -> Arrays:
         """Return the arrays of a snapshot; free rows and places are left out."""
         top = int(self.ctl[c.CTL_TOP])
-        used = np.flatnonzero(self.mem[:, c.MEM_KEY])
+        used = np.flatnonzero(self.mem[: _places(len(self.sensors)), c.MEM_KEY])
         return {
             "s": self.s[:top], "i": self.i[:top], "votes": self.votes[:top], "next": self.i[top:, c.I_NEXT],
             "mem_at": used, "mem": self.mem[used], "heads": self.heads, "ctl": self.ctl, "stat": self.stat,
@@ -242,12 +254,8 @@ class ZoneState:
         if state["origin"] != [self.frame.lat, self.frame.lon]:
             raise SnapshotError(f"zone {self.id} had its origin at {state['origin']}; its tracks mean nothing here")
         rows, top = state["rows"], len(arrays["s"])
-        self.s, self.votes = np.zeros((rows, c.S_COLS)), np.zeros((rows, c.CLASSES))
-        self.i = np.zeros((rows, c.I_COLS), np.int64)
-        self.s[:top], self.i[:top], self.votes[:top] = arrays["s"], arrays["i"], arrays["votes"]
+        self.s, self.i, self.votes = (_longer(arrays[name], rows) for name in ("s", "i", "votes"))
         self.i[top:, c.I_NEXT] = arrays["next"]
-        self.mem[:] = 0
-        self.mem[arrays["mem_at"]] = arrays["mem"]
         self.heads, self.ctl, self.stat = arrays["heads"], arrays["ctl"], arrays["stat"]
         self.sensors = {device: number for number, device in enumerate(state["sensors"])}
         size = FIRST_SENSORS
@@ -255,4 +263,18 @@ class ZoneState:
             size *= 2
         self.bias = new_sensors(size, self.prm)
         self.bias[: len(self.sensors)] = arrays["bias"]
+        self.mem = lined((_places(size), c.MEM_COLS), np.int64)
+        self.mem[arrays["mem_at"]] = arrays["mem"]
         self.bind()
+
+
+def _places(sensors: int) -> int:
+    """Return the places of the association memory for so many sensors, vehicles among them."""
+    return c.MEM_VEHICLES + (sensors - 1) * c.MEM_BLOCK
+
+
+def _longer(array: Any, rows: int) -> Any:
+    """Return a copy of a table with room for more rows."""
+    longer = lined((rows, array.shape[1]), array.dtype.type)
+    longer[: len(array)] = array
+    return longer

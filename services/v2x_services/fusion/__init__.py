@@ -38,7 +38,7 @@ async def run(
         max_pending=settings.pending_bytes,
     )
     if cores is None:
-        from v2x_services.fusion.domain import DomainCores  # noqa: PLC0415  (numba: 1 s that tests on a toy core save)
+        from v2x_services.fusion.domain import DomainCores  # noqa: PLC0415  (fusion's kernels: 1 s that tests on a toy core save)
 
         cores = DomainCores(settings)
     members = None if worker is None else membership(settings, worker)

@@ -25,13 +25,13 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
-from v2x.columns import Record
 from v2x.errors import SnapshotError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services import topics
 from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account
+from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.fusion.group import Membership
 from v2x_services.fusion.loading import load_core
 from v2x_services.fusion.snapshots import Label, SnapshotStore, StoreHeldError
@@ -42,7 +42,7 @@ from v2x_services.ports import LogSink
 from v2x_services.settings import Settings
 
 log = structlog.get_logger("fusion")
-_POLL_MS: Final = 100
+_POLL_S: Final = 0.1
 _DRAIN_S: Final = 15.0
 _RETRY_S: Final = 0.5
 _HELD_S: Final = 5.0  # so long a worker may take to write its last snapshots; whoever is frozen must not stop the road
@@ -87,7 +87,8 @@ class Fusion:
         self._steps = Steps(metrics)
         self._places: dict[TopicPartition, _Place] = {}
         self._saving: set[asyncio.Task[None]] = set()
-        self._consumer: Any = None
+        self._consumer: Any = None  # asks for ends and tails; the log itself comes by the fetcher
+        self._fetcher: Any = None
         metrics.before_scrape(self._refresh)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -112,6 +113,8 @@ class Fusion:
             for task in self._saving:
                 with suppress(Exception):
                     await task
+            if self._fetcher is not None:
+                await self._fetcher.stop()
             if self._consumer is not None:
                 await self._consumer.stop()
             await self._sink.stop(0.0)
@@ -137,10 +140,11 @@ class Fusion:
             bootstrap_servers=self._settings.kafka_bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            max_partition_fetch_bytes=4 << 20,
             request_timeout_ms=10_000,
         )
+        self._fetcher = LogFetcher(self._settings.kafka_bootstrap)
         await _start(self._consumer)
+        await _start(self._fetcher)
         self.why_not_ready = "loading snapshots"
         self._generations = await topics.generations(self._settings.kafka_bootstrap, INPUT_TOPICS)
         if self._members is None:
@@ -189,7 +193,7 @@ class Fusion:
             self._metrics.set("v2x_fusion_lag_records", 0, topic=tp.topic, partition=str(tp.partition))
             if tp.topic == INPUT_TOPICS[0]:
                 self._metrics.set("v2x_fusion_tracks", 0, partition=str(tp.partition))
-        self._read()
+        await self._read()
         log.info("partitions given up", partitions=[f"{t}-{p}" for t, p in sorted(lost)], saved=saved)
 
     def _store(self, topic: str, partition: int, *, by_force: bool = False) -> SnapshotStore:
@@ -237,13 +241,11 @@ class Fusion:
             # Spread over the interval, so that not all partitions snapshot in one go.
             due = now + self._settings.snapshot_s * (1 + i / len(loaded))
             self._places[tp] = _Place(stage, store, label, due, account(core.counters))
-        self._read()
+        await self._read()
 
-    def _read(self) -> None:
+    async def _read(self) -> None:
         """Read all our partitions on from where their cores are."""
-        self._consumer.assign(list(self._places))
-        for tp, place in self._places.items():
-            self._consumer.seek(tp, place.stage.core.position + 1)
+        await self._fetcher.begin({tp: place.stage.core.position + 1 for tp, place in self._places.items()})
 
     # -- the loop
 
@@ -253,12 +255,10 @@ class Fusion:
             if self._members is not None:
                 await self._follow(self._members)
                 if not self._places:
-                    await asyncio.sleep(_POLL_MS / 1000)
+                    await asyncio.sleep(_POLL_S)
                     continue
             try:
-                fetched: Mapping[TopicPartition, Any] = await self._consumer.getmany(
-                    timeout_ms=_POLL_MS, max_records=limit
-                )
+                fetched = await self._fetcher.getmany(_POLL_S)
             except OffsetOutOfRangeError as e:
                 await self._overrun(e)
                 continue
@@ -267,11 +267,10 @@ class Fusion:
                 self._metrics.inc("v2x_fusion_faults_total", kind=type(e).__name__)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            for tp, messages in fetched.items():
-                self._places[tp].stage.step(
-                    [Record(m.offset, m.timestamp, m.key, m.value or b"", m.headers) for m in messages]
-                )
-                await asyncio.sleep(0)  # let acknowledgements and fetches in between steps
+            for tp, records in fetched.items():
+                for begin in range(0, len(records), limit):
+                    self._places[tp].stage.step(records[begin : begin + limit])
+                    await asyncio.sleep(0)  # let acknowledgements and fetches in between steps
             self._snapshots()
             if self._sink.pending_records:
                 await self._room(stop)
@@ -291,7 +290,7 @@ class Fusion:
                 "retention took records that were not fused yet", partition=f"{tp.topic}-{tp.partition}", begin=begin
             )
             self._metrics.inc("v2x_fusion_faults_total", kind="retention_overrun")
-            self._consumer.seek(tp, begin)
+            self._fetcher.seek(tp, begin)
 
     # -- snapshots
 
@@ -355,7 +354,7 @@ class Fusion:
         m.set("v2x_fusion_outputs_in_flight", self._sink.pending_records)
         export_sink(m, self._sink)
         for tp, place in self._places.items():
-            high = self._consumer.highwater(tp)
+            high = self._fetcher.highwater(tp) if self._fetcher else None
             if high is not None:
                 lag = max(0, high - 1 - place.stage.core.position)
                 m.set("v2x_fusion_lag_records", lag, topic=tp.topic, partition=str(tp.partition))
