@@ -52,7 +52,6 @@ FIRST_SENSORS: Final = 16
     A_S, A_I, A_VOTES, A_MEM, A_HEADS, A_BIAS, A_CTL, A_STAT, A_PRM, A_M, A_K, A_GEO, A_ROWS, A_PLACES, A_SENSORS,
 ) = range(15)  # fmt: skip
 A_COLS: Final = 16
-GID_SHIFT: Final = 32
 _APART: Final = 8  # keeps columns that are written side by side out of each other's cache lines
 ACCURACY_NONE: Final = 255
 ACCURACY_UNIT_M: Final = 0.05
