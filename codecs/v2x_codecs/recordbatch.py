@@ -138,6 +138,16 @@ crc32c = crc32c_fast if get_host_cpu_features().get("sse4.2") else crc32c_table
 _HEAP = nb.types.Array(nb.uint8, 1, "C", readonly=True)
 
 
+@nb.njit(nb.uint32(_HEAP, nb.int64, nb.uint32[:, ::1]), nogil=True, cache=True, error_model="numpy")
+def _sum(heap, at, t):
+    return crc32c(heap, at, heap.shape[0], t)
+
+
+def checksum(data: bytes | bytearray, at: int) -> int:
+    """Return the CRC-32C of the bytes from ``at`` on."""
+    return int(_sum(np.frombuffer(data, np.uint8), at, CRC_TABLES))
+
+
 @nb.njit(nb.int64(_HEAP), nogil=True, cache=True, error_model="numpy")
 def _room(heap):
     """Return how many records all whole batches hold, -1 if one is not in plain form."""

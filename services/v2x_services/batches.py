@@ -20,9 +20,9 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.record.util import calc_crc32c
 from v2x.columns import I64
 
+from v2x_codecs.recordbatch import checksum
 from v2x_services.ports import ROW_COLUMNS, Headers
 
 _HEADER: Final = struct.Struct(">qiibIhiqqqhii")
@@ -55,9 +55,7 @@ def write_batch(
     size = len(out) - begin - _LENGTH_FROM
     last = records - 1
     _HEADER.pack_into(out, begin, 0, size, 0, _MAGIC, 0, 0, last, now_ms, now_ms, *numbers, records)
-    with memoryview(out) as view:
-        checksum = calc_crc32c(view[begin + _BEFORE_CRC :])
-    struct.pack_into(">I", out, begin + _CRC_AT, checksum)
+    struct.pack_into(">I", out, begin + _CRC_AT, checksum(out, begin + _BEFORE_CRC))
 
 
 def records_of(parts: Sequence[bytes | memoryview], count: int) -> Iterator[tuple[bytes | None, bytes, Headers]]:

@@ -22,13 +22,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from v2x.errors import BrokerError
 
 from v2x_services.lanes import Chunk, Lane, Lanes
@@ -177,6 +178,7 @@ class KafkaSink:
             self._requests = None
         if self._timer is not None:
             self._timer.cancel()
+        self._group = None
         if self._producer is not None:
             await close(self._producer)
             self._producer = None
@@ -213,7 +215,10 @@ class KafkaSink:
                 work.setdefault(node, []).append(lane)
         for node, lanes in work.items():
             self._busy.add(node)
-            self._group.create_task(self._request(self._producer, node, lanes))
+            if self._producer.ready(node):
+                self._send(self._producer, node, lanes)
+            else:
+                self._group.create_task(self._open(self._producer, node, lanes))
         if nowhere:
             self._group.create_task(self._ask_who_leads(self._producer))
         elif wait:
@@ -226,13 +231,23 @@ class KafkaSink:
             self._flush_due()
             await self._loop.create_future()  # until it is cancelled
 
-    async def _request(self, producer: Producer, node: int, lanes: list[Lane]) -> None:
-        batches = [self._take(producer, lane) for lane in lanes]
-        errors: Sequence[KafkaError | None]
+    async def _open(self, producer: Producer, node: int, lanes: list[Lane]) -> None:
+        """Connect to a broker first."""
         try:
-            errors = await producer.send(node, batches)
-        except (KafkaError, OSError) as e:
-            errors = [e if isinstance(e, KafkaError) else KafkaConnectionError(str(e))] * len(batches)
+            await producer.connect(node)
+        except KafkaError as e:
+            self._busy.discard(node)
+            for lane in lanes:
+                self._again(lane, e)
+            await self._ask_who_leads(producer)
+        else:
+            self._send(producer, node, lanes)
+
+    def _send(self, producer: Producer, node: int, lanes: list[Lane]) -> None:
+        batches = [self._take(producer, lane) for lane in lanes]
+        producer.send(node, batches, partial(self._answered, producer, node, lanes))
+
+    def _answered(self, producer: Producer, node: int, lanes: list[Lane], errors: list[KafkaError | None]) -> None:
         self._busy.discard(node)
         stale = False
         for lane, error in zip(lanes, errors, strict=True):
@@ -245,11 +260,13 @@ class KafkaSink:
                 self._failed(producer, lane, error)
         if self._told:
             self._tell()
-        if stale:
-            await self._ask_who_leads(producer)
+        if self._group is None:  # stopped meanwhile
+            return
         if self._broken:
             if not self._busy:
-                await self._renew(producer)
+                self._group.create_task(self._renew(producer))
+        elif stale:
+            self._group.create_task(self._ask_who_leads(producer))
         elif self._lanes.dirty and self._timer is None:
             self._schedule()
 
@@ -276,7 +293,7 @@ class KafkaSink:
         if self.last_error is None:
             log.warning("kafka takes nothing, trying on: %r", error)
         self.last_error = f"{lane.topic}-{lane.partition}: {error!r}"
-        lane.again = True
+        lane.again = lane.batch is not None
         lane.not_before = self._loop.time() + self._delay * random.uniform(0.5, 1.5)
         self._lanes.dirty[lane] = None
         _count(self.counters.retries, lane.topic, 1)

@@ -1,8 +1,9 @@
-"""An idempotent Kafka producer for batches that are written already, on aiokafka's client.
+"""An idempotent Kafka producer for batches that are written already.
 
 aiokafka's own producer collects records one by one and costs more for a request than all that ingest does with the
 messages in it. This one takes record batches (``v2x_services.batches``), gives them sequence numbers and sends one
-request a broker; connections, metadata and error codes are the client's. What holds (KIP-98, Kafka's protocol guide):
+request a broker, on connections of its own (plain TCP) where a request and its answer are two callbacks; metadata,
+producer ids and error codes are those of aiokafka's client. What holds (KIP-98, Kafka's protocol guide):
 
 * A partition's batches carry consecutive sequence numbers of one producer id. The caller has one batch a partition
   under way, so a batch that is sent again, with the numbers it had, is never overtaken; the broker drops repeats.
@@ -15,15 +16,21 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
-from aiokafka.protocol.api import Request
-from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
+from aiokafka.errors import (
+    CorrelationIdError,
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.structs import TopicPartition
 
@@ -32,6 +39,13 @@ from v2x_services.batches import Numbers, write_batch
 _ALL: Final = -1  # acks: of all replicas in sync
 _WRAP: Final = 1 << 31
 _NEVER_MS: Final = 60_000  # time-out of transactions, of which there are none
+_PRODUCE: Final = 0
+_VERSION: Final = 7  # brokers from 2.1 on
+_FRAME: Final = struct.Struct(">ihhih")  # length, api key, version, number, length of the client's name
+_LENGTH: Final = struct.Struct(">i")
+_NUMBER_AT: Final = 8
+_CONNECT_S: Final = 5.0
+_GRACE_S: Final = 5.0  # the broker's own time-out comes first
 _HEAD: Final = struct.Struct(">hhii")  # no transactional id, acks, time-out, number of topics
 _PARTITION: Final = struct.Struct(">ii")  # number, bytes of its batch
 _ANSWER: Final = struct.Struct(">ihqqq")  # partition, error, base offset, append time, log start
@@ -49,6 +63,10 @@ class Batch:
     numbers: Numbers
 
 
+Outcome = Callable[[list[KafkaError | None]], None]
+Answered = Callable[[dict[tuple[str, int], int] | KafkaError], None]
+
+
 class Producer:
     """Sends batches to the brokers that lead their partitions."""
 
@@ -59,6 +77,8 @@ class Producer:
         self._timeout_ms = request_timeout_ms
         self._id = (-1, -1)
         self._next: dict[tuple[str, int], int] = {}
+        self._name = client_id.encode()
+        self._links: dict[int, _Link] = {}
 
     async def start(self) -> None:
         """Connect and become a producer; KafkaError where that fails."""
@@ -67,6 +87,8 @@ class Producer:
 
     async def stop(self) -> None:
         """Close all connections."""
+        for link in self._links.values():
+            link.close()
         await self._client.close()
 
     async def renew(self) -> None:
@@ -106,22 +128,48 @@ class Producer:
         """Use a batch's sequence numbers again: the broker has refused it."""
         self._next[batch.topic, batch.partition] = batch.numbers.first
 
-    async def send(self, node: int, batches: Sequence[Batch]) -> list[KafkaError | None]:
-        """Send batches in one request, and return what became of each; KafkaError if the request failed as a whole."""
-        answers = (await self._client.send(node, _Produce(self._request(batches)))).codes
-        out: list[KafkaError | None] = []
-        for batch in batches:
-            code = answers.get((batch.topic, batch.partition))
-            if code is None:
-                raise KafkaError(f"the broker says nothing of {batch.topic}-{batch.partition}")
-            out.append(None if code in {0, _DUPLICATE} else for_code(code)())
-        return out
+    def ready(self, node: int) -> bool:
+        """Say whether there is a connection to a broker."""
+        link = self._links.get(node)
+        return link is not None and link.transport is not None
+
+    async def connect(self, node: int) -> None:
+        """Connect to a broker; KafkaError where that fails."""
+        broker = self._client.cluster.broker_metadata(node)
+        if broker is None:
+            raise NodeNotReadyError(f"broker {node} is not in the metadata")
+        link = _Link(self._timeout_ms / 1000 + _GRACE_S)
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                await asyncio.get_running_loop().create_connection(lambda: link, broker.host, broker.port)
+        except (OSError, TimeoutError) as e:
+            raise KafkaConnectionError(f"cannot connect to broker {node} at {broker.host}:{broker.port}: {e}") from e
+        self._links[node] = link
+
+    def send(self, node: int, batches: Sequence[Batch], done: Outcome) -> None:
+        """Send batches in one request to a broker that is ``ready``; ``done`` hears of each, from the event loop."""
+
+        def answered(codes: dict[tuple[str, int], int] | KafkaError) -> None:
+            if isinstance(codes, KafkaError):
+                done([codes] * len(batches))
+                return
+            out: list[KafkaError | None] = []
+            for batch in batches:
+                code = codes.get((batch.topic, batch.partition))
+                if code is None:
+                    out.append(KafkaError(f"the broker says nothing of {batch.topic}-{batch.partition}"))
+                else:
+                    out.append(None if code in {0, _DUPLICATE} else for_code(code)())
+            done(out)
+
+        self._links[node].send(self._request(batches), answered)
 
     def _request(self, batches: Sequence[Batch]) -> bytearray:
         topics: dict[str, list[Batch]] = {}
         for batch in batches:
             topics.setdefault(batch.topic, []).append(batch)
-        out = bytearray(_HEAD.pack(-1, _ALL, self._timeout_ms, len(topics)))
+        out = bytearray(_FRAME.pack(0, _PRODUCE, _VERSION, 0, len(self._name)) + self._name)
+        out += _HEAD.pack(-1, _ALL, self._timeout_ms, len(topics))
         now_ms = time.time_ns() // 1_000_000  # the topics' LogAppendTime overwrites it
         for topic, some in topics.items():
             name = topic.encode()
@@ -134,56 +182,85 @@ class Producer:
         return out
 
 
-class _Answers(ProduceResponse_v7):
-    """A produce response, read without an object for each field."""
+class _Link(asyncio.Protocol):
+    """A connection for produce requests. They are answered in order (Kafka's protocol guide, network)."""
 
-    def __init__(self, codes: dict[tuple[str, int], int]) -> None:
-        self.codes = codes
+    def __init__(self, timeout_s: float) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._timeout_s = timeout_s
+        self._waiting: deque[tuple[int, Answered, asyncio.TimerHandle]] = deque()
+        self._number = 0
+        self._data = b""
+        self._loop = asyncio.get_running_loop()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.codes})"
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Be ready."""
+        self.transport = cast("asyncio.Transport", transport)
 
-    @classmethod
-    def decode(cls, data: BytesIO | bytes) -> _Answers:
-        raw = data if isinstance(data, bytes) else data.read()
-        codes: dict[tuple[str, int], int] = {}
-        (topics,) = struct.unpack_from(">i", raw)
-        at = 4
-        for _ in range(topics):
-            size = int.from_bytes(raw[at : at + 2], "big")
-            topic = raw[at + 2 : at + 2 + size].decode()
-            (partitions,) = struct.unpack_from(">i", raw, at + 2 + size)
-            at += size + 6
-            for _ in range(partitions):
-                partition, code, *_ = _ANSWER.unpack_from(raw, at)
-                codes[topic, partition] = code
-                at += _ANSWER.size
-        return cls(codes)
+    def send(self, frame: bytearray, answered: Answered) -> None:
+        """Send a request, whose length and number are filled in here."""
+        assert self.transport is not None
+        self._number = (self._number + 1) % _WRAP
+        _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+        _LENGTH.pack_into(frame, _NUMBER_AT, self._number)
+        timer = self._loop.call_later(self._timeout_s, self._over, RequestTimedOutError())
+        self._waiting.append((self._number, answered, timer))
+        self.transport.write(frame)
+
+    def data_received(self, data: bytes) -> None:
+        """Take whole answers."""
+        data = self._data + data if self._data else data
+        at = 0
+        while len(data) - at >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(data, at)
+            end = at + _LENGTH.size + size
+            if end > len(data):
+                break
+            if not self._waiting or _LENGTH.unpack_from(data, at + _LENGTH.size)[0] != self._waiting[0][0]:
+                self._over(CorrelationIdError("the broker answers what was not asked"))
+                return
+            _, answered, timer = self._waiting.popleft()
+            timer.cancel()
+            answered(_codes(data, at + 2 * _LENGTH.size))
+            at = end
+        self._data = data[at:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits for an answer."""
+        self._over(KafkaConnectionError(f"connection to the broker lost: {exc or 'it closed'}"))
+
+    def _over(self, error: KafkaError) -> None:
+        transport, self.transport = self.transport, None
+        if transport is not None:
+            transport.abort()
+        waiting, self._waiting = self._waiting, deque()
+        for _, answered, timer in waiting:
+            timer.cancel()
+            answered(error)
+
+    def close(self) -> None:
+        """Close it; nobody is told."""
+        for _, _, timer in self._waiting:
+            timer.cancel()
+        self._waiting.clear()
+        self._over(KafkaConnectionError())
 
 
-class _ProduceStruct(ProduceRequest_v7):
-    """A produce request that is bytes already."""
-
-    RESPONSE_TYPE = _Answers
-
-    def __init__(self, body: bytearray) -> None:
-        self._body = body
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self._body)} bytes)"
-
-    def encode(self) -> bytes:
-        return bytes(self._body)
-
-
-class _Produce(Request[_ProduceStruct]):
-    API_KEY = ProduceRequest_v7.API_KEY
-
-    def __init__(self, body: bytearray) -> None:
-        self._body = body
-
-    def build(self, request_struct_class: type[_ProduceStruct]) -> _ProduceStruct:
-        return request_struct_class(self._body)
+def _codes(raw: bytes, at: int) -> dict[tuple[str, int], int]:
+    """Return the error code of each partition in the body of a produce response, version 7."""
+    codes: dict[tuple[str, int], int] = {}
+    (topics,) = _LENGTH.unpack_from(raw, at)
+    at += 4
+    for _ in range(topics):
+        size = int.from_bytes(raw[at : at + 2], "big")
+        topic = raw[at + 2 : at + 2 + size].decode()
+        (partitions,) = _LENGTH.unpack_from(raw, at + 2 + size)
+        at += size + 6
+        for _ in range(partitions):
+            partition, code, *_ = _ANSWER.unpack_from(raw, at)
+            codes[topic, partition] = code
+            at += _ANSWER.size
+    return codes
 
 
 async def close(producer: Producer) -> None:

@@ -53,7 +53,7 @@ class MqttConfig:
     username: str = ""
     password: str = ""
     keep_alive_s: int = 20
-    pace_s: float = 0.004
+    pace_s: float = 0.006
 
 
 class MqttSource:
