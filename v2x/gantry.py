@@ -53,6 +53,17 @@ class _At:
         return self.trade_ms or self.plate_ms
 
 
+@dataclass(slots=True, frozen=True)
+class Frozen:
+    """A state as it was."""
+
+    text: bytes
+
+    def pack(self) -> bytes:
+        """Return the bytes of a snapshot."""
+        return self.text
+
+
 class GantryStage:
     """The pure core of one partition of v2x.gantry: records in, passage records out."""
 
@@ -250,7 +261,11 @@ class GantryStage:
     # -- state ------------------------------------------------------------------------------------------------------
     def snapshot(self) -> bytes:
         """Return the state after ``position``."""
-        return json.dumps(
+        return self.freeze().pack()
+
+    def freeze(self) -> Frozen:
+        """Return the state as it is now, for ``pack`` to make a snapshot of."""
+        text = json.dumps(
             {
                 "what": _SNAPSHOT,
                 "generation": self.generation,
@@ -264,7 +279,8 @@ class GantryStage:
                 "waiting": [list(row) for row in self._waiting],
             },
             separators=(",", ":"),
-        ).encode()
+        )
+        return Frozen(text.encode())
 
     @classmethod
     def restore(

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from v2x.columns import Output, Record
+from v2x.gantry import Frozen
 from v2x.topics import EVENTS, LINKS, OBSERVATIONS, TRACKS
 
 from v2x_codecs.reference import ReferenceCodec
@@ -56,8 +57,8 @@ class ToyCore:
                     made.append(self._link(r, 1))
         return made
 
-    def snapshot(self) -> bytes:
-        return json.dumps([self.generation, self.position, self.chain, self.counters]).encode()
+    def freeze(self) -> Frozen:
+        return Frozen(json.dumps([self.generation, self.position, self.chain, self.counters]).encode())
 
     def load(self, blob: bytes) -> ToyCore:
         self.generation, self.position, self.chain, self.counters = json.loads(blob)

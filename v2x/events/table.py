@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from v2x.columns import from_text, to_text
 from v2x.events import kernel as k
 from v2x.events.catalogue import TRACK_LIMITS, Rule
 from v2x.events.congestion import Covers
@@ -298,20 +299,20 @@ class TrackTable:
         """Return everything, JSON-able."""
         return {
             "now": self.now,
-            "times": self.times.tolist(),
-            "id": self.id.tolist(),
-            "ints": self.ints.tolist(),
-            "reals": self.reals.tolist(),
+            "times": to_text(self.times),
+            "id": to_text(self.id),
+            "ints": to_text(self.ints),
+            "reals": to_text(self.reals),
             "ghosts": [[g.id, g.seen_ms, g.ints.tolist(), g.reals.tolist()] for g in self.ghosts],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Become a ``state``."""
         self.now = state["now"]
-        self.times = np.array(state["times"], dtype=np.int64)
-        self.id = np.array(state["id"], dtype=np.int64)
-        self.ints = np.array(state["ints"], dtype=np.int64).reshape(-1, k.INT_WIDTH)
-        self.reals = np.array(state["reals"], dtype=np.float64).reshape(-1, k.REAL_WIDTH)
+        self.times = from_text(state["times"], np.int64)
+        self.id = from_text(state["id"], np.int64)
+        self.ints = from_text(state["ints"], np.int64).reshape(-1, k.INT_WIDTH)
+        self.reals = from_text(state["reals"], np.float64).reshape(-1, k.REAL_WIDTH)
         self._ordered = 0
         self._fit()
         self.ghosts = [

@@ -143,6 +143,10 @@ class Engine:
     # -- snapshots --------------------------------------------------------------------------------------------------
     def snapshot(self) -> bytes:
         """Return everything as bytes: fed with the records after ``position``, a restored engine says the same."""
+        return self.freeze().pack()
+
+    def freeze(self) -> snap.Frozen:
+        """Return everything as it is now, for ``pack`` to make a snapshot of."""
         self._runs.settle()
         head: dict[str, Any] = {
             **self._identity(),
@@ -161,7 +165,7 @@ class Engine:
         for name, station in self.stations.items():
             head["stations"][name] = station.state()
             arrays.update({f"{name}/{k}": a for k, a in station.zone.arrays().items()})
-        return snap.pack(head, arrays)
+        return snap.Frozen(head, arrays)
 
     @classmethod
     def restore(

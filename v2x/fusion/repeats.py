@@ -92,15 +92,16 @@ class Repeats:
         """Let a ring stand for another boot of its device; what it held goes into the table."""
         row = self._streams.pop((device, boot, RING_KIND), None)
         if self.rings[ring, BOOT] >= 0:
-            self._keep((device, int(self.rings[ring, BOOT]), RING_KIND), self._row(ring))
+            self._keep((device, int(self.rings[ring, BOOT]), RING_KIND), self._rows([ring])[0])
         self._fill(ring, boot, *(row or (seq - 1, 0)))
 
-    def _row(self, ring: int) -> list[int]:
-        """Return a ring as a row of the table."""
-        top = int(self.rings[ring, TOP])
-        numbers = np.unpackbits(self.bits[ring].view(np.uint8), bitorder="little")
-        below = np.roll(numbers, -1 - top % WINDOW)[::-1]  # top first
-        return [top, int.from_bytes(np.packbits(below, bitorder="little").tobytes(), "little")]
+    def _rows(self, rings: list[int]) -> list[list[int]]:
+        """Return rings as rows of the table."""
+        tops = self.rings[rings, TOP]
+        numbers = np.unpackbits(self.bits[rings].view(np.uint8), axis=1, bitorder="little")
+        top_first = (tops[:, None] - np.arange(WINDOW)) % WINDOW
+        below = np.packbits(np.take_along_axis(numbers, top_first, axis=1), axis=1, bitorder="little")
+        return [[top, int.from_bytes(row.tobytes(), "little")] for top, row in zip(tops.tolist(), below, strict=True)]
 
     def _fill(self, ring: int, boot: int, top: int, bits: int) -> None:
         """Set a ring from a row of the table."""
@@ -111,9 +112,14 @@ class Repeats:
 
     def state(self) -> list[list[object]]:
         """Return everything, JSON-able (the bits as hexadecimal text)."""
-        rings = {(d, int(self.rings[n, BOOT]), RING_KIND): self._row(n) for d, n in self._fixed.items()}
-        rings = {key: row for key, row in rings.items() if key[1] >= 0}
-        return [[*key, row[0], f"{row[1]:x}"] for key, row in (*self._streams.items(), *rings.items())]
+        streams = [[*key, row[0], f"{row[1]:x}"] for key, row in self._streams.items()]
+        known = [(device, n) for device, n in self._fixed.items() if self.rings[n, BOOT] >= 0]
+        rows = self._rows([n for _, n in known])
+        rings = [
+            [d, int(self.rings[n, BOOT]), RING_KIND, row[0], f"{row[1]:x}"]
+            for (d, n), row in zip(known, rows, strict=True)
+        ]
+        return streams + rings
 
     def load(self, state: list[list[object]]) -> None:
         """Take a ``state``; of a device's boots the last one gets the ring."""

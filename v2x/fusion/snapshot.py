@@ -28,14 +28,20 @@ _START: Final = len(MAGIC) + 1
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 
-def pack(head: dict[str, Any], arrays: Arrays) -> bytes:
-    """Return the bytes of a snapshot."""
-    table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
-    text = json.dumps({**head, "arrays": table}, separators=(",", ":")).encode()
-    press = zlib.compressobj(_LEVEL)
-    parts = [press.compress(np.ascontiguousarray(array).data) for array in arrays.values() if array.size]  # no copies
-    body = b"".join((len(text).to_bytes(4, "big"), text, *parts, press.flush()))
-    return MAGIC + bytes([FORMAT]) + hashlib.blake2b(body, digest_size=_DIGEST).digest() + body
+class Frozen:
+    """A state as it was: to be packed at leisure, in another thread if need be, while the engine goes on."""
+
+    def __init__(self, head: dict[str, Any], arrays: Arrays) -> None:
+        table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+        self._text = json.dumps({**head, "arrays": table}, separators=(",", ":")).encode()
+        self._arrays = [array.tobytes() for array in arrays.values() if array.size]
+
+    def pack(self) -> bytes:
+        """Return the bytes of a snapshot."""
+        press = zlib.compressobj(_LEVEL)
+        parts = [press.compress(array) for array in self._arrays]
+        body = b"".join((len(self._text).to_bytes(4, "big"), self._text, *parts, press.flush()))
+        return MAGIC + bytes([FORMAT]) + hashlib.blake2b(body, digest_size=_DIGEST).digest() + body
 
 
 def unpack(blob: bytes) -> tuple[dict[str, Any], Arrays]:

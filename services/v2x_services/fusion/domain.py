@@ -67,7 +67,7 @@ class DomainCores:
                 "heading": 0,
             }
             engine.feed([record("rsm", **now, **place, participants=[vehicle]), record("tick", ts_ms=now["ts_ms"])])
-        engine.snapshot()
+        engine.freeze().pack()
         return engine.counters
 
     def fresh(self, topic: str, partition: int, partitions: int) -> Core:

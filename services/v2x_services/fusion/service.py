@@ -35,7 +35,7 @@ from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.fusion.group import Membership
 from v2x_services.fusion.loading import load_core
 from v2x_services.fusion.snapshots import Label, SnapshotStore, StoreHeldError
-from v2x_services.fusion.stage import Core, Stage, Steps
+from v2x_services.fusion.stage import Core, Frozen, Stage, Steps
 from v2x_services.fusion.tails import OUTPUT_TOPICS, Position, last_positions
 from v2x_services.metrics import Metrics
 from v2x_services.ports import LogSink
@@ -53,7 +53,7 @@ class _Pending:
     """A snapshot that waits until the outputs before it are in Kafka."""
 
     label: Label
-    blob: bytes
+    frozen: Frozen
     number: int
     started: float
 
@@ -313,12 +313,12 @@ class Fusion:
         core = place.stage.core
         label = replace(place.label, position=core.position, clean=clean)
         place.stage.dirty = False
-        return _Pending(label, core.snapshot(), place.stage.emitted, started)
+        return _Pending(label, core.freeze(), place.stage.emitted, started)
 
     async def _save(self, place: _Place, pending: _Pending) -> None:
         topic = place.stage.topic
         try:
-            size = await asyncio.to_thread(place.store.save, pending.label, pending.blob)
+            size = await asyncio.to_thread(lambda: place.store.save(pending.label, pending.frozen.pack()))
         except OSError as e:  # a full disk: the older snapshots still serve
             log.error("snapshot not written", partition=f"{topic}-{place.stage.partition}", error=str(e))  # noqa: TRY400
             self._metrics.inc("v2x_fusion_faults_total", kind="snapshot")

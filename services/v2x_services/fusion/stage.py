@@ -24,6 +24,14 @@ log = structlog.get_logger("fusion")
 _NO_HEADERS: Final[Headers] = []  # shared; the sink does not change it
 
 
+class Frozen(Protocol):
+    """A state as it was."""
+
+    def pack(self) -> bytes:
+        """Return the bytes of a snapshot; from any thread."""
+        ...
+
+
 class Core(Protocol):
     """A pure function of one partition's log: road fusion's Engine, or GantryStage."""
 
@@ -46,8 +54,8 @@ class Core(Protocol):
         """Take records in order, return what they make."""
         ...
 
-    def snapshot(self) -> bytes:
-        """Return the state after ``position``."""
+    def freeze(self) -> Frozen:
+        """Return the state after ``position``, as it is now."""
         ...
 
 
