@@ -22,7 +22,7 @@ from v2x.errors import SnapshotError
 MAGIC: Final = b"V2XF"
 FORMAT: Final = 1
 _DIGEST: Final = 32
-_LEVEL: Final = 1
+_LEVEL: Final = 0
 _START: Final = len(MAGIC) + 1
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]

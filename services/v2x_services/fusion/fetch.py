@@ -6,8 +6,9 @@ go through the library's own reader.
 
 One request is in flight for each broker, for all its partitions, and the next one leaves when everything that came has
 been taken: so what is held is at most one fetch, and a partition that is slow to be fused holds nobody else's memory. A
-request that follows one with records waits a moment (``PACE_S``), so that under load few large fetches do the work of
-many small ones; when the log is idle the broker answers with the first record.
+request that follows one with records waits a moment, longer the longer those records took to be fused (``PACE_S``), so
+that under load few large fetches do the work of many small ones; when the log is idle the broker answers with the first
+record.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from v2x_codecs.recordbatch import Stretch, read_batches
 
 PARTITION_BYTES: Final = 256 << 10  # of one fetch; a broker sends a larger batch all the same, if it is the first
 FETCH_BYTES: Final = 4 << 20
-PACE_S: Final = 0.004
+PACE_S: Final = (0.004, 0.02)  # shortest and longest time between two requests that bring something
+_PACE_SHARE: Final = 1.5  # of the time that the last fetch took to be fused
 WAIT_MS: Final = 500  # how long a broker waits for the first record
 _RETRY_S: Final = 0.1
 
@@ -48,6 +50,7 @@ class LogFetcher:
         self._error: Exception | None = None
         self._busy: dict[int, asyncio.Task[None]] = {}  # by broker
         self._sent: dict[int, float] = {}  # when a broker was last asked, if it had something
+        self._given = self._took = 0.0  # when records were last given out, and how long they took
         self._arrived, self._wake = asyncio.Event(), asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
 
@@ -88,6 +91,9 @@ class LogFetcher:
 
         KafkaError: a fetch failed (it is tried again); OffsetOutOfRangeError: a partition does not go back that far.
         """
+        now = asyncio.get_running_loop().time()
+        if self._given:
+            self._took, self._given = now - self._given, 0.0
         if not self._ready and self._error is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
@@ -97,6 +103,8 @@ class LogFetcher:
             error, self._error = self._error, None
             raise error
         taken, self._ready = self._ready, {}
+        if taken:
+            self._given = asyncio.get_running_loop().time()
         self._wake.set()
         return taken
 
@@ -128,7 +136,9 @@ class LogFetcher:
 
     async def _ask(self, node: int, wanted: list[TopicPartition]) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._sent.pop(node, 0.0) + PACE_S - loop.time()))
+        shortest, longest = PACE_S
+        pace = min(max(shortest, _PACE_SHARE * self._took), longest)
+        await asyncio.sleep(max(0.0, self._sent.pop(node, 0.0) + pace - loop.time()))
         asked = {tp: self._next[tp] for tp in wanted if tp in self._next}
         if not asked:
             return

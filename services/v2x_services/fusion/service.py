@@ -15,6 +15,7 @@ and suppresses outputs that are already in the output topics.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -134,6 +135,8 @@ class Fusion:
     async def _start(self) -> None:
         self.why_not_ready = "compiling kernels"
         await asyncio.to_thread(self._cores.warm_up)
+        gc.collect()
+        gc.freeze()  # half a million objects of imports: no collection looks at them again
         self.why_not_ready = "waiting for Kafka"
         await self._sink.start(self._steps.done)
         self._consumer = AIOKafkaConsumer(

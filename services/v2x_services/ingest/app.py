@@ -7,6 +7,7 @@ have a session, a ledger, a Receive Maximum and a producer each.
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import suppress
 from typing import Any, Final
 
@@ -116,6 +117,8 @@ class Ingest:
         self.why_not_ready = "loading the decoder"
         decoder = await asyncio.to_thread(ColumnDecoder, self._registry, self._settings.max_payload)
         await asyncio.to_thread(decoder.decode_mqtt, [b"\xc3\x01"])
+        gc.collect()
+        gc.freeze()  # half a million objects of imports: no collection looks at them again
         codec = ReferenceCodec(self._registry)
         self.why_not_ready = "waiting for Kafka"
         s = self._settings
