@@ -19,6 +19,7 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -88,6 +89,8 @@ class Fusion:
         self._steps = Steps(metrics)
         self._places: dict[TopicPartition, _Place] = {}
         self._saving: set[asyncio.Task[None]] = set()
+        # One thread: each would keep the memory of its largest snapshot, and no two are worth having at a time.
+        self._writer = ThreadPoolExecutor(1, "snapshots")
         self._consumer: Any = None  # asks for ends and tails; the log itself comes by the fetcher
         self._fetcher: Any = None
         metrics.before_scrape(self._refresh)
@@ -114,6 +117,7 @@ class Fusion:
             for task in self._saving:
                 with suppress(Exception):
                     await task
+            self._writer.shutdown(wait=False)
             if self._fetcher is not None:
                 await self._fetcher.stop()
             if self._consumer is not None:
@@ -321,7 +325,9 @@ class Fusion:
     async def _save(self, place: _Place, pending: _Pending) -> None:
         topic = place.stage.topic
         try:
-            size = await asyncio.to_thread(lambda: place.store.save(pending.label, pending.frozen.pack()))
+            size = await asyncio.get_running_loop().run_in_executor(
+                self._writer, lambda: place.store.save(pending.label, pending.frozen.pack())
+            )
         except OSError as e:  # a full disk: the older snapshots still serve
             log.error("snapshot not written", partition=f"{topic}-{place.stage.partition}", error=str(e))  # noqa: TRY400
             self._metrics.inc("v2x_fusion_faults_total", kind="snapshot")
