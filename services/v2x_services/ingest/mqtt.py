@@ -2,9 +2,9 @@
 
 Mosquitto writes each message on its own, so a reader that wakes up for each pays for the wake-up, not for the message.
 Under load reading is therefore *paced*: after a read it pauses for a few milliseconds, then takes all that has come.
-When idle it reads at once::
+The fewer messages come, the shorter is the pause; when there are few it reads at once::
 
-    data ─► parse all packets ─► one Arrivals to the listener ─► last read just now? pause, resume in pace_s
+    data ─► parse all packets ─► one Arrivals to the listener ─► pause, resume in pace_s × min(1, rate / 2,000)
 
 A PUBACK leaves only when ``acknowledge`` is called; until then the message counts against our Receive Maximum, which
 is the back-pressure. A packet id is good for one connection (epoch). After a lost connection the source connects again
@@ -36,6 +36,9 @@ MAX_PACKET: Final = 16 << 20  # a broker does not send us more; far above what i
 _CONNECT_S: Final = 10.0
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
+_RATE_S: Final = 0.1  # what "of late" means
+_FULL_RATE: Final = 2_000.0  # messages a second from which on the whole pace is kept
+_LEAST_PACE_S: Final = 0.0005  # a shorter pause is none
 _SPARE: Final = bytes(HEAP_SPARE)
 
 
@@ -189,7 +192,9 @@ class _Link(asyncio.Protocol):
         self._have = 0
         self._need = 2
         self._room = 256  # messages that a read is expected to bring
-        self._last_read = 0.0
+        self._last_read = self._loop.time()
+        self._brought = 0  # messages of the last read
+        self._rate = 0.0  # messages a second, of late
         self._resume_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self._pinged_at: float | None = None
@@ -219,14 +224,16 @@ class _Link(asyncio.Protocol):
         """Take all whole packets, and pause if this is what load looks like."""
         self._chunks.append(data)
         self._have += len(data)
+        self._brought = 0
         if self._have >= self._need and not self._parse():
             return
         now = self._loop.time()
-        pace = self._config.pace_s
-        if now - self._last_read < 2 * pace and self._resume_timer is None and self._transport is not None:
+        gap, self._last_read = now - self._last_read, now
+        self._rate += (self._brought - self._rate * gap) / (gap + _RATE_S)
+        pace = self._config.pace_s * min(1.0, self._rate / _FULL_RATE)
+        if pace > _LEAST_PACE_S and self._resume_timer is None and self._transport is not None:
             self._transport.pause_reading()
             self._resume_timer = self._loop.call_later(pace, self._paced)
-        self._last_read = now
 
     def eof_received(self) -> None:
         """Let the transport close."""
@@ -317,6 +324,7 @@ class _Link(asyncio.Protocol):
         self._chunks = [heap[at:end]] if at < end else []
         self._have = end - at
         self._need = need
+        self._brought = n
         if n:
             self._source._arrived(Arrivals(self.epoch, self._source._clock.now_us(), heap, rows[:n]))  # noqa: SLF001
         return True
