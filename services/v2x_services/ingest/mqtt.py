@@ -27,6 +27,7 @@ import numpy as np
 from v2x.columns import I64
 
 from v2x_services.ingest.kernels import FULL, MORE, scan
+from v2x_services.ingest.packets import PUBLISH, publish_row
 from v2x_services.ingest.subscriptions import Subscriptions
 from v2x_services.ports import ARRIVAL_COLUMNS, HEAP_SPARE, Arrivals, Clock, SourceListener
 
@@ -36,7 +37,6 @@ MAX_PACKET: Final = 16 << 20  # a broker does not send us more; far above what i
 _CONNECT_S: Final = 10.0
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
-_PUBLISH: Final = 3
 _RATE_S: Final = 0.1  # what "of late" means
 _FULL_RATE: Final = 2_000.0  # messages a second from which on the whole pace is kept
 _LEAST_PACE_S: Final = 0.0005  # a shorter pause is none
@@ -308,7 +308,7 @@ class _Link(asyncio.Protocol):
                 rows = np.vstack((rows, np.empty_like(rows)))
                 continue
             try:
-                if heap[at] >> 4 == _PUBLISH:
+                if heap[at] >> 4 == PUBLISH:
                     if n == len(rows):
                         rows = np.vstack((rows, np.empty_like(rows)))
                     rows[n] = publish_row(heap, at, need)
@@ -397,40 +397,3 @@ class _Link(asyncio.Protocol):
 
 def _same(link: _Link) -> _Link:
     return link
-
-
-def publish_row(heap: bytes, at: int, size: int) -> tuple[int, int, int, int, int, int]:
-    """Return the row of a PUBLISH (MQTT 5.0, 3.3) that the kernel leaves to us; ValueError if it is none.
-
-    Not by the codec: mqtt5 0.8 panics at text that is not UTF-8, and the interpreter's recursion count is wrong after.
-    """
-    flags, end = heap[at] & 0x0F, at + size
-    qos = flags >> 1 & 3
-    head, _ = _varint(heap, at + 1, end)
-    begin = head + 2
-    body = begin + int.from_bytes(heap[head:begin], "big")
-    name = heap[begin:body]
-    packet_id = 0
-    if qos == 1:
-        packet_id = int.from_bytes(heap[body : body + 2], "big")
-        body += 2
-    if qos > 1 or not name or b"\0" in name or body >= end or (qos == 1 and not packet_id):
-        raise ValueError("a PUBLISH that is none")
-    name.decode()  # a UnicodeDecodeError is a ValueError
-    properties, length = _varint(heap, body, end)
-    payload = properties + length
-    if payload > end:
-        raise ValueError("a PUBLISH with properties beyond its end")
-    return begin, len(name), payload, end - payload, packet_id, flags & 1
-
-
-def _varint(heap: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return the place behind a variable byte integer (1.5.5), and its value."""
-    value = 0
-    for k in range(4):
-        if at + k >= end:
-            break
-        value |= (heap[at + k] & 0x7F) << 7 * k
-        if heap[at + k] < 0x80:
-            return at + k + 1, value
-    raise ValueError("a length that does not end")
