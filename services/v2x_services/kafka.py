@@ -240,6 +240,8 @@ class KafkaSink:
             for lane in lanes:
                 self._again(lane, e)
             await self._ask_who_leads(producer)
+            if self._broken and not self._busy:  # another broker's answer waited for this one
+                await self._renew(producer)
         else:
             self._send(producer, node, lanes)
 
