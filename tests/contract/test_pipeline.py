@@ -115,6 +115,28 @@ async def test_a_copy_that_is_late_holds_the_acknowledgement(bench: Bench) -> No
     assert bench.count("v2x_ingest_copies_total") == 1
 
 
+async def test_a_gantry_record_beside_one_that_is_copied_is_not_forgotten(bench: Bench) -> None:
+    """Two records of one message must not make up for a message that the kernels leave to others."""
+    source, sink = FakeSource(), FakeSink(dict.fromkeys((OBSERVATIONS, GANTRY, DEVICES, DEADLETTER), PARTITIONS))
+    counts = SessionCounts(bench.metrics, "reliable")
+    await Pipeline(MessageClass.RELIABLE, bench.shared, source, sink, counts).start()
+    now = bench.clock.us // 1000
+    ids = source.deliver(
+        [
+            (uplink_topic("rsu", "RSU-EDGE", "rsi"), CODEC.encode_mqtt("rsi", record("rsi", "RSU-EDGE", 1, ts_ms=now))),
+            (
+                uplink_topic("gantry", "G-1", "transaction"),
+                CODEC.encode_mqtt("gantry_transaction", record("gantry_transaction", "G-1", 1, ts_ms=now)),
+            ),
+        ],
+        rx_us=bench.clock.us,
+    )
+    await sink.drain()
+    assert (len(sink.records(OBSERVATIONS)), len(sink.records(GANTRY))) == (2, 1)
+    assert source.acknowledged == [(1, i) for i in ids]
+    assert bench.balanced()
+
+
 async def test_a_record_that_kafka_refuses_becomes_a_dead_letter(bench: Bench) -> None:
     topic, _ = bench.rsm("RSU-1", 1)
     big = record("rsm", "RSU-1", 2, ts_ms=bench.clock.us // 1000)

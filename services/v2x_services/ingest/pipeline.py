@@ -286,8 +286,9 @@ class Pipeline:
             heap, taken.rows, taken.tokens, taken.which, topics.facts, where, routes.sets, shared.versions, rows, used,
             copies,
         )  # fmt: skip
+        placed = int(np.count_nonzero(where >= 0))  # messages; some became several records
         if m:
-            copied = m - int(np.count_nonzero(where >= 0))
+            copied = m - placed
             if copied:
                 for i in np.flatnonzero(copies).tolist():
                     self.ledger.expect(int(taken.tokens[i]), int(copies[i]) + 1)
@@ -298,7 +299,7 @@ class Pipeline:
                 topic_name, partition = topics.lanes[lane]
                 if topic_name == OBSERVATIONS:
                     shared.silence.broken(partition)
-        if m < n:
+        if placed < n:
             for i in np.flatnonzero((where < 0) & (judged.reason == 0)).tolist():
                 self._forward_gantry(topics[int(taken.which[i])], taken.payload(i), int(taken.tokens[i]), headers)
 
