@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 
 from v2x.zones import ZoneMap
 
-_CELL: Final = 10  # bits of a position in 1e-7 degrees that do not matter: 1,024 are 11 m
+CELL_BITS: Final = 10  # bits of a position in 1e-7 degrees that do not matter: 1,024 are 11 m
 _MAX_CELLS: Final = 65_536
-_LAT_MAX: Final = 900_000_000
-_LON_MAX: Final = 1_800_000_000
+LAT_MAX: Final = 900_000_000
+LON_MAX: Final = 1_800_000_000
 
 Partitions = tuple[int, ...]
 _K = TypeVar("_K")
@@ -22,7 +22,7 @@ _K = TypeVar("_K")
 
 def known_position(lat_e7: int | None, lon_e7: int | None) -> bool:
     """Say whether a position is there and not the 'unavailable' code."""
-    return lat_e7 is not None and lon_e7 is not None and lat_e7 <= _LAT_MAX and lon_e7 <= _LON_MAX
+    return lat_e7 is not None and lon_e7 is not None and lat_e7 <= LAT_MAX and lon_e7 <= LON_MAX
 
 
 class Router:
@@ -47,12 +47,12 @@ class Router:
             return home or self._of(self._zones.route(device, None, None))
         assert lat_e7 is not None
         assert lon_e7 is not None
-        cell = (lat_e7 >> _CELL, lon_e7 >> _CELL)
+        cell = (lat_e7 >> CELL_BITS, lon_e7 >> CELL_BITS)
         found = self._cells.get(cell)
         if found is None:
-            centre = 1 << (_CELL - 1)
+            centre = 1 << (CELL_BITS - 1)
             # The empty id is in no map: the position alone decides.
-            zones = self._zones.route("", (cell[0] << _CELL) + centre, (cell[1] << _CELL) + centre)
+            zones = self._zones.route("", (cell[0] << CELL_BITS) + centre, (cell[1] << CELL_BITS) + centre)
             found = _bounded(self._cells, cell, self._of(zones))
         if not moves:
             _bounded(self._homes, device, found)

@@ -35,8 +35,8 @@ class TimeVerdict(IntEnum):
     TOO_OLD = 2
 
 
-_AHEAD: Final = 1  # literals, for numba's cache
-_TOO_OLD: Final = 2
+_AHEAD: Final = int(TimeVerdict.AHEAD)
+_TOO_OLD: Final = int(TimeVerdict.TOO_OLD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,8 +111,8 @@ _SMALL: Final = tuple(_long(value) for value in range(4096))
 
 @nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def _size(value: int) -> int:
-    """Return the bytes of a zigzag varint of a number >= -1."""
-    rest = (value << 1) ^ (value >> 63)
+    """Return the bytes of a zigzag varint of a number that is not negative."""
+    rest = value << 1
     n = 1
     while rest > 0x7F:
         rest >>= 7
@@ -122,7 +122,7 @@ def _size(value: int) -> int:
 
 @nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def _put(out: npt.NDArray[np.uint8], at: int, value: int) -> int:
-    rest = (value << 1) ^ (value >> 63)
+    rest = value << 1
     while rest > 0x7F:
         out[at] = (rest & 0x7F) | 0x80
         rest >>= 7
@@ -140,9 +140,10 @@ def _copy(out: npt.NDArray[np.uint8], at: int, source: npt.NDArray[np.uint8], st
 @nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def _body(rows: I64, i: int, place: int, split: I64) -> int:
     """Return the bytes of a record behind its length field."""
-    kind = rows[i, 6]
-    value = rows[i, 4] + 5
-    size: int = 2 + _size(place) + _size(rows[i, 2]) + rows[i, 2] + _size(value) + value + split[kind + 1] - split[kind]
+    kind = rows[i, R_HEADERS]
+    value = rows[i, R_VALUE_LEN] + _PREFIX
+    key = rows[i, R_KEY_LEN]
+    size: int = 2 + _size(place) + _size(key) + key + _size(value) + value + split[kind + 1] - split[kind]
     return size
 
 
@@ -172,7 +173,7 @@ def write(
     lanes[:, 1:] = 0
     n = rows.shape[0]
     for i in range(n):
-        lane = rows[i, 0]
+        lane = rows[i, R_LANE]
         size = _body(rows, i, lanes[lane, 0] + lanes[lane, 3], split)
         lanes[lane, 2] += size + _size(size)
         lanes[lane, 3] += 1
@@ -183,23 +184,23 @@ def write(
         before += lanes[lane, 3]
         lanes[lane, 2] = lanes[lane, 3] = 0
     for i in range(n):
-        lane = rows[i, 0]
+        lane = rows[i, R_LANE]
         place = lanes[lane, 0] + lanes[lane, 3]
         begin = lanes[lane, 1] + lanes[lane, 2]
         at = _put(out, begin, _body(rows, i, place, split))
         out[at] = out[at + 1] = 0
         at = _put(out, at + 2, place)
-        at = _put(out, at, rows[i, 2])
-        at = _copy(out, at, heap, rows[i, 1], rows[i, 2])
-        at = _put(out, at, rows[i, 4] + 5)
-        schema = rows[i, 5]
+        at = _put(out, at, rows[i, R_KEY_LEN])
+        at = _copy(out, at, heap, rows[i, R_KEY], rows[i, R_KEY_LEN])
+        at = _put(out, at, rows[i, R_VALUE_LEN] + _PREFIX)
+        schema = rows[i, R_SCHEMA]
         out[at] = 0
         for k in range(4):
             out[at + 1 + k] = (schema >> (24 - 8 * k)) & 0xFF
-        at = _copy(out, at + 5, heap, rows[i, 3], rows[i, 4])
-        kind = rows[i, 6]
+        at = _copy(out, at + _PREFIX, heap, rows[i, R_VALUE], rows[i, R_VALUE_LEN])
+        kind = rows[i, R_HEADERS]
         at = _copy(out, at, headers, split[kind], split[kind + 1] - split[kind])
-        tokens[lanes[lane, 4] + lanes[lane, 3]] = rows[i, 7]
+        tokens[lanes[lane, 4] + lanes[lane, 3]] = rows[i, R_TOKEN]
         lanes[lane, 2] += at - begin
         lanes[lane, 3] += 1
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 import numba as nb
-import numpy as np
+from v2x import routing
 from v2x.deadletters import Reason
 
 # Facts of a topic, a column each.
@@ -37,13 +37,14 @@ FACTS: Final = 16
 
 MORE, OTHER, FULL = 0, 1, 2  # why a scan ended: bytes are missing, a packet for the codec, no room for rows
 UNRESOLVED, NOWHERE = -1, -2  # routes
+# Literals of what v2x says: numba's cache notices changes of this file only.
 CELL_BITS: Final = 10
 LAT_MAX, LON_MAX = 900_000_000, 1_800_000_000
-_SEED_STEP: Final = 1_099_511_628_211
-_WRONG_DEVICE: Final = 33  # a literal, for numba's cache
+_WRONG_DEVICE: Final = 33
+assert (CELL_BITS, LAT_MAX, LON_MAX) == (routing.CELL_BITS, routing.LAT_MAX, routing.LON_MAX), "not as v2x.routing says"
 assert int(Reason.WRONG_DEVICE) == _WRONG_DEVICE, "not what v2x.deadletters says"
+_SEED_STEP: Final = 1_099_511_628_211
 
-_u8 = np.uint8
 _HEAP: Final = nb.types.Array(nb.uint8, 1, "C", readonly=True)
 _BYTES: Final = nb.uint8[::1]
 _INT: Final = nb.int64
