@@ -391,9 +391,8 @@ class KafkaSink:
     def _report(self, tokens: list[int], size: int, error: RecordRefused | None) -> None:
         self._lanes.left(len(tokens), size)
         try:
-            wanted = [token for token in tokens if token != NO_TOKEN]
-            if wanted:
-                self._on_done(wanted, error)
+            # Told even if nobody waits for these records: there is room again.
+            self._on_done([token for token in tokens if token != NO_TOKEN], error)
         finally:
             self._lanes.settled()
 

@@ -1,0 +1,135 @@
+"""``v2x schedules``: ingest under random faults on a virtual clock, and what must hold in each schedule."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from v2x.errors import ConfigError
+
+from v2x_loadtest.options import AsJson
+
+if TYPE_CHECKING:
+    from v2x_loadtest.schedules.run import Outcome
+
+_ENOUGH = 20  # findings after which a campaign ends
+_CHUNK = 8
+
+
+def schedules(
+    seeds: Annotated[str, typer.Option(help="A seed, or a range of seeds: 1-2000.")] = "1-2000",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes; default: one a core.")] = os.cpu_count() or 1,
+    trace: Annotated[bool, typer.Option(help="Print plan and every event of the schedules (take few seeds).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the real ingest on simulated brokers under random faults; exit 1 if a promise is broken, with its seed.
+
+    MQTT source, pipeline, ledger, Kafka sink and producer run on a virtual clock, so that a schedule of a minute takes
+    some 50 ms. A seed always gives the same schedule: `v2x schedules --seeds SEED --trace` replays one.
+    """
+    wanted = parse_seeds(seeds)
+    total = Totals()
+    bad: list[Outcome] = []
+    columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress, _outcomes(wanted, jobs) as found:
+        task = progress.add_task("", total=len(wanted))
+        for outcome in found:
+            progress.advance(task)
+            total.add(outcome)
+            if trace:
+                _show(outcome)
+            if outcome.wrongs:
+                bad.append(outcome)
+                if len(bad) >= _ENOUGH:
+                    break
+    if as_json:
+        out = {**asdict(total), "wrong": [{"seed": o.seed, "promises": list(o.wrongs)} for o in bad]}
+        typer.echo(json.dumps(out, ensure_ascii=False))
+    else:
+        typer.echo(str(total))
+        for outcome in bad:
+            for what in outcome.wrongs[:5]:
+                typer.secho(f"seed {outcome.seed}: {what}", fg=typer.colors.RED, err=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+@dataclass
+class Totals:
+    """Sums over schedules."""
+
+    schedules: int = 0
+    published: int = 0
+    repeated: int = 0
+    kills: int = 0
+    reconnects: int = 0
+    renewals: int = 0
+    virtual_s: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one."""
+        self.schedules += 1
+        self.published += outcome.published
+        self.repeated += outcome.repeated
+        self.kills += outcome.kills
+        self.reconnects += outcome.reconnects
+        self.renewals += outcome.renewals
+        self.virtual_s += outcome.seconds
+
+    def __str__(self) -> str:
+        return (
+            f"{self.schedules:,} schedules, {self.virtual_s / 3600:,.1f} hours of virtual time: "
+            f"{self.published:,} messages, {self.repeated:,} copies beyond the first, {self.kills:,} kills, "
+            f"{self.reconnects:,} MQTT reconnects, {self.renewals:,} new producer ids"
+        )
+
+
+def parse_seeds(text: str) -> range:
+    """Return the seeds of ``7`` or ``1-2000``."""
+    first, _, last = text.partition("-")
+    try:
+        found = range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise ConfigError(f"--seeds: {text!r} is neither a seed nor a range such as 1-2000") from None
+    if not found:
+        raise ConfigError(f"--seeds: {text!r} is empty")
+    return found
+
+
+@contextmanager
+def _outcomes(seeds: range, jobs: int) -> Iterator[Iterable[Outcome]]:
+    """Yield the outcomes in the order of the seeds."""
+    from v2x_loadtest.schedules.run import run_schedule  # noqa: PLC0415 - numba is slow to import
+
+    if jobs == 1 or len(seeds) < 2 * _CHUNK:
+        yield map(run_schedule, seeds)
+        return
+    pool = multiprocessing.get_context("forkserver").Pool(jobs, _ignore_interrupts)
+    try:
+        yield pool.imap(run_schedule, seeds, _CHUNK)
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the parent, which ends the pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _show(outcome: Outcome) -> None:
+    from v2x_loadtest.schedules.plan import Plan  # noqa: PLC0415
+
+    plan = Plan.of(outcome.seed)
+    typer.echo(f"seed {plan.seed}: {plan}")
+    for at, what in outcome.trace:
+        typer.echo(f"{at:12.6f}  {what}")
