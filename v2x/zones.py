@@ -148,7 +148,7 @@ class ZoneMap:
         """Check a document and return its map; ConfigError says what is wrong."""
         try:
             return cls._parse(doc)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             msg = f"zone map is not of the documented form: {error!r}; make it again with `v2x record`"
             raise ConfigError(msg) from error
 

@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "deadletter": ("v2x_loadtest.cmd_deadletter", "app", "List, show and replay what could not be taken in"),
     "bench": ("v2x_loadtest.cmd_bench", "app", "Figures that a stranger can get again"),
     "schedules": ("v2x_loadtest.cmd_schedules", "schedules", "Ingest under random faults on a virtual clock"),
+    "fuzz": ("v2x_loadtest.cmd_fuzz", "fuzz", "Mistaken input for what takes input from outside"),
     "config": ("v2x_loadtest.cmd_config", "config", "Show the settings in force and where each came from"),
 }
 

@@ -168,7 +168,7 @@ def _read(path: Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_bytes().decode())  # as it is: read_text() takes a bare CR for an end of line
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         msg = f"configuration file {path}: {e}"
         raise ConfigError(msg) from e

@@ -27,13 +27,14 @@ import numpy as np
 from v2x.columns import I64
 
 from v2x_services.ingest.kernels import FULL, MORE, scan
-from v2x_services.ingest.packets import PUBLISH, publish_row
+from v2x_services.ingest.packets import PUBLISH, publish_row, read_control
 from v2x_services.ingest.subscriptions import Subscriptions
 from v2x_services.ports import ARRIVAL_COLUMNS, HEAP_SPARE, Arrivals, Clock, SourceListener
 
 log = logging.getLogger(__name__)
 
 MAX_PACKET: Final = 16 << 20  # a broker does not send us more; far above what is taken in, so that it is seen and told
+_LONGEST_HEAD: Final = 5  # bytes of a packet's type and length
 _CONNECT_S: Final = 10.0
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
@@ -301,6 +302,9 @@ class _Link(asyncio.Protocol):
         rows = np.empty((self._room, ARRIVAL_COLUMNS), np.int64)
         while True:
             n, at, why, need = scan(data, at, end, rows, n)
+            if need > MAX_PACKET + _LONGEST_HEAD:
+                self._fail(f"the broker sends a packet of {need} bytes, we take {MAX_PACKET}")
+                return False
             if why == MORE:
                 break
             if why == FULL:
@@ -314,10 +318,10 @@ class _Link(asyncio.Protocol):
                     rows[n] = publish_row(heap, at, need)
                     n += 1
                 else:
-                    packet, _ = mqtt5.read(view[at : at + need])
-                    self._control(packet)
+                    self._control(read_control(view[at : at + need]))
             except (ValueError, IndexError) as e:
                 self._fail(f"the broker sent what is not MQTT 5: {e}")
+            if self._reason:  # this connection is over: whatever follows comes again
                 return False
             at += need
         self._chunks = [heap[at:end]] if at < end else []

@@ -1,17 +1,19 @@
-"""PUBLISH packets that the kernel leaves to us: with properties, or with text that is not plain ASCII."""
+"""Packets that the kernel leaves to us: control packets, PUBLISH with properties or text that is not plain ASCII.
+
+mqtt5 0.8 panics at text that is not UTF-8, and ``except Exception`` does not hold a panic: it would end the process.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+import mqtt5
 
 PUBLISH: Final = 3  # packet type
 
 
 def publish_row(heap: bytes, at: int, size: int) -> tuple[int, int, int, int, int, int]:
-    """Return the row of a PUBLISH (MQTT 5.0, 3.3) that the kernel leaves to us; ValueError if it is none.
-
-    Not by the codec: mqtt5 0.8 panics at text that is not UTF-8, and ``except Exception`` does not hold a panic.
-    """
+    """Return the row of a PUBLISH (MQTT 5.0, 3.3) that the kernel leaves to us; ValueError if it is none."""
     flags, end = heap[at] & 0x0F, at + size
     qos = flags >> 1 & 3
     head, _ = _varint(heap, at + 1, end)
@@ -30,6 +32,18 @@ def publish_row(heap: bytes, at: int, size: int) -> tuple[int, int, int, int, in
     if payload > end:
         raise ValueError("a PUBLISH with properties beyond its end")
     return begin, len(name), payload, end - payload, packet_id, flags & 1
+
+
+def read_control(packet: memoryview) -> Any:
+    """Read a packet that is no PUBLISH by the codec; ValueError or IndexError if it is none."""
+    try:
+        return mqtt5.read(packet)[0]
+    except (ValueError, IndexError):
+        raise
+    except BaseException as e:
+        if type(e).__name__ != "PanicException":
+            raise
+        raise ValueError("text that is not UTF-8") from None
 
 
 def _varint(heap: bytes, at: int, end: int) -> tuple[int, int]:

@@ -1,0 +1,190 @@
+"""Texts from outside: MQTT topics, zone maps, settings. Each is taken, or refused in words that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from v2x.devices import DeviceTable
+from v2x.errors import ConfigError, V2XError
+from v2x.routing import Router
+from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, UPLINKS, uplink_topic
+from v2x.zones import ZoneMap
+
+from v2x_codecs.decoder import ColumnDecoder
+from v2x_codecs.mutate import mistaken
+from v2x_codecs.registry import Registry
+from v2x_loadtest.fuzz.target import Finding
+from v2x_services.ingest.routes import Routes
+from v2x_services.ingest.topics import TopicTable
+from v2x_services.ports import Arrivals
+from v2x_services.settings import Settings
+
+_ZONES: Final[dict[str, Any]] = {
+    "version": 1,
+    "name": "fuzz",
+    "partition_hint": None,
+    "zones": [
+        {"id": "west", "polygon": [[31.0, 120.0], [31.0, 120.1], [31.1, 120.1], [31.1, 120.0]], "neighbours": ["east"]},
+        {"id": "east", "polygon": [[31.0, 120.1], [31.0, 120.2], [31.1, 120.2], [31.1, 120.1]], "neighbours": ["west"]},
+    ],
+    "devices": {"RSU-1": {"zone": "west", "halo": ["east"], "lat": 31.05, "lon": 120.0999}},
+    "gantries": {
+        "A1": {"device": "G-1", "lat": 31.05, "lon": 120.05, "dir": 1},
+        "A2": {"device": "G-2", "lat": 31.05, "lon": 120.09, "dir": 1},
+    },
+    "sections": [
+        {"section": "S-1", "from": "A1", "to": "A2", "length_m": 4650.0, "zone": "west", "free_speed_mps": 27.8}
+    ],
+}
+_PARTITIONS: Final = 8
+_MAX_PAYLOAD: Final = 20_000
+
+
+class Topics:
+    """Topics through ingest's table: each gets a line of facts, however odd; the table stays bounded."""
+
+    name = "topics"
+
+    def __init__(self) -> None:
+        self._registry = Registry.load()
+        self._decoder = ColumnDecoder(self._registry, _MAX_PAYLOAD)
+        self._zones = ZoneMap.parse({**_ZONES, "gantries": {}, "sections": []})
+        self._new()
+
+    def _new(self) -> None:
+        partitions = dict.fromkeys((OBSERVATIONS, GANTRY, DEVICES, DEADLETTER), _PARTITIONS)
+        self._runs = 0
+        self._table = TopicTable(
+            DeviceTable(64), Routes(Router(self._zones, _PARTITIONS)), self._decoder.schemas, partitions
+        )
+
+    def seeds(self) -> list[bytes]:
+        """Return the topics there are."""
+        named = [uplink_topic(row.kind, f"{row.kind.upper()}-1", row.type).encode() for row in UPLINKS]
+        return [*named, b"v2x/v1/rsu/RSU-1/rsi/down", b"v2x/v1/x", "v2x/v1/rsu/路/rsm/up".encode()]
+
+    def mutate(self, data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
+        """Return a topic with mistakes."""
+        return mistaken(data, 0, others, rng)
+
+    def run(self, data: bytes) -> None:
+        """Find a topic twice: both times the same line, and a topic of that text."""
+        self._runs += 1
+        if self._runs > 10_000:
+            self._new()
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return  # the framing lets none of these through
+        if not text or "\0" in text or len(data) > 65_535:
+            return
+        batch = Arrivals.of(1, 1, [(text, b""), (text, b"")], [1, 2], retained=False)
+        first, second = self._table.find(batch).tolist()
+        topic = self._table[first]
+        if first != second or topic.name != text:
+            raise Finding(f"topic {text!r} is taken for {topic.name!r}")
+        if topic.device and f"/{topic.device}" not in text:
+            raise Finding(f"topic {text!r} has device {topic.device!r}")
+
+
+class Zones:
+    """Zone maps, as JSON: parsed, or refused in words."""
+
+    name = "zones"
+
+    def seeds(self) -> list[bytes]:
+        """Return a small map."""
+        return [json.dumps(_ZONES).encode()]
+
+    def mutate(self, data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
+        """Return a map with a value changed, or with mistakes in its text."""
+        if rng.random() < 0.3:
+            return mistaken(data, 0, others, rng)
+        try:
+            doc = json.loads(data)
+        except ValueError:
+            return mistaken(data, 0, others, rng)
+        return json.dumps(_changed(doc, rng)).encode()
+
+    def run(self, data: bytes) -> None:
+        """Parse a map; one that is taken must answer."""
+        try:
+            doc = json.loads(data)
+        except (ValueError, RecursionError):
+            return  # load() says so in its own words, see Settings
+        try:
+            zones = ZoneMap.parse(doc)
+        except V2XError as e:
+            if not str(e):
+                raise Finding("refused without a word") from None
+            return
+        for device in zones.devices:
+            for zone in zones.route(device, None, None):
+                if not 0 <= zones.partition(zone, _PARTITIONS) < _PARTITIONS:
+                    raise Finding(f"{device} goes to no partition")
+        zones.route("", 310_500_000, 1_200_500_000)
+
+
+class Config:
+    """Settings files, as TOML: taken, or refused by one line that names the setting."""
+
+    name = "config"
+
+    def __init__(self) -> None:
+        self._file = Path(tempfile.mkdtemp(prefix="v2x-fuzz-")) / "v2x.toml"
+
+    def seeds(self) -> list[bytes]:
+        """Return small files."""
+        return [
+            b'kafka_bootstrap = "127.0.0.1:9092"\npartitions = 8\npace_ms = 6.0\n',
+            b'log_level = "info"\nfusion_partitions = "0-3,6"\naccept_other_version = true\n',
+            b'ingest_id = "ingest"\nstate_dir = ".v2x/state"\nmqtt_port = 1883\n',
+        ]
+
+    def mutate(self, data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
+        """Return a file with mistakes."""
+        return mistaken(data, 0, others, rng)
+
+    def run(self, data: bytes) -> None:
+        """Load a file."""
+        self._file.write_bytes(data)
+        try:
+            settings = Settings.load(self._file)
+            settings.partition_list(_PARTITIONS)
+        except ConfigError as e:
+            if "\n" in str(e) or not str(e):
+                raise Finding(f"an error that is not one line: {e}") from None
+
+
+_ODD: Final[tuple[Any, ...]] = (
+    None, True, 0, -1, 1.5, 1e308, 1 << 70, float("nan"), "", "x", "路", "e" * 1000, [], {}, [[]], [None], {"": 0},
+)  # fmt: skip
+
+
+def _changed(doc: Any, rng: Random) -> Any:
+    """Return a JSON value with one or two places changed: odd values, missing and doubled members."""
+    out = json.loads(json.dumps(doc))
+    for _ in range(rng.choice((1, 1, 2))):
+        at = out
+        while isinstance(at, dict | list) and at:
+            key = rng.choice(list(at)) if isinstance(at, dict) else rng.randrange(len(at))
+            inner = at[key]
+            if isinstance(inner, dict | list) and inner and rng.random() < 0.8:
+                at = inner
+                continue
+            match rng.randrange(4):
+                case 0:
+                    del at[key]
+                case 1 if isinstance(at, list):
+                    at.append(inner)
+                case 2 if isinstance(inner, int | float) and not isinstance(inner, bool):
+                    at[key] = inner * rng.choice((-1, 0, 2, 1e9))
+                case _:
+                    at[key] = rng.choice(_ODD)
+            break
+    return out
