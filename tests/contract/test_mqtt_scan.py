@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import mqtt5
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from v2x_services.ingest.mqtt import MqttConfig, MqttSource, _Link
@@ -98,7 +98,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in pairwise(edges)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(publishes(), st.just(mqtt5.PingRespPacket())), max_size=12), cuts)
 def test_the_same_messages_however_the_bytes_are_cut(packets: list[Any], places: list[int]) -> None:
     data = b"".join(p.write() for p in packets)
