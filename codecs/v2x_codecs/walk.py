@@ -21,7 +21,7 @@ from v2x.columns import Verdict
 from v2x_codecs.layout import INT_MAX, INT_MIN, FieldPlan, Kind, RecordPlan
 
 _INT_BYTES: Final = 5
-_LONG_BYTES: Final = 10
+LONG_BYTES: Final = 10
 _U64: Final = (1 << 64) - 1
 
 
@@ -42,14 +42,15 @@ def walk(plan: RecordPlan, data: bytes, start: int = 0) -> None:
 
 def _record(plan: RecordPlan, data: bytes, pos: int) -> int:
     for item in plan.fields:
-        pos = _field(item, data, pos)
+        pos = check(item, data, pos)
     return pos
 
 
-def _field(item: FieldPlan, data: bytes, pos: int) -> int:
+def check(item: FieldPlan, data: bytes, pos: int) -> int:
+    """Check one field, whose bytes begin at ``pos``; return where they end."""
     match item.kind:
         case Kind.INT | Kind.ENUM:
-            value, after = _varint(data, pos, item.index, _INT_BYTES)
+            value, after = varint(data, pos, item.index, _INT_BYTES)
             if not INT_MIN <= value <= INT_MAX:
                 raise RefusedError(Verdict.BAD_VARINT, pos, item.index)
             if not item.lo <= value <= item.hi:
@@ -57,7 +58,7 @@ def _field(item: FieldPlan, data: bytes, pos: int) -> int:
                 raise RefusedError(wrong, pos, item.index)
             return after
         case Kind.LONG:
-            value, after = _varint(data, pos, item.index, _LONG_BYTES)
+            value, after = varint(data, pos, item.index, LONG_BYTES)
             if not item.lo <= value <= item.hi:
                 raise RefusedError(Verdict.OUT_OF_RANGE, pos, item.index)
             return after
@@ -83,7 +84,8 @@ def _need(data: bytes, pos: int, count: int, field: int, at: int) -> None:
         raise RefusedError(Verdict.TRUNCATED, at, field)
 
 
-def _varint(data: bytes, pos: int, field: int, most: int, at: int | None = None) -> tuple[int, int]:
+def varint(data: bytes, pos: int, field: int, most: int, at: int | None = None) -> tuple[int, int]:
+    """Read a zigzag varint of at most ``most`` bytes; return its value, and the place behind it."""
     at = pos if at is None else at
     raw = 0
     for k in range(most):
@@ -98,7 +100,7 @@ def _varint(data: bytes, pos: int, field: int, most: int, at: int | None = None)
 
 
 def _text(item: FieldPlan, data: bytes, pos: int) -> int:
-    length, start = _varint(data, pos, item.index, _LONG_BYTES)
+    length, start = varint(data, pos, item.index, LONG_BYTES)
     if length < 0:
         raise RefusedError(Verdict.BAD_VALUE, pos, item.index)
     if not item.lo <= length <= item.hi:
@@ -117,7 +119,7 @@ def _array(item: FieldPlan, data: bytes, pos: int) -> int:
     first, total = pos, 0
     while True:
         at = pos
-        count, pos = _varint(data, pos, item.index, _LONG_BYTES)
+        count, pos = varint(data, pos, item.index, LONG_BYTES)
         if count == 0:
             break
         total += abs(count)
@@ -125,7 +127,7 @@ def _array(item: FieldPlan, data: bytes, pos: int) -> int:
             raise RefusedError(Verdict.TOO_MANY, at, item.index)
         block_end = -1
         if count < 0:  # the block's size in bytes follows
-            size, pos = _varint(data, pos, item.index, _LONG_BYTES, at)
+            size, pos = varint(data, pos, item.index, LONG_BYTES, at)
             if size < 0:
                 raise RefusedError(Verdict.BAD_VALUE, at, item.index)
             block_end = pos + size

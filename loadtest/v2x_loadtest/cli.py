@@ -29,7 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "topics": ("v2x_loadtest.cmd_topics", "app", "Make and check the Kafka topics"),
     "audit": ("v2x_loadtest.cmd_audit", "audit", "Count what was sent, acknowledged, in Kafka, fused, lost, repeated"),
     "schemas": ("v2x_services.cmd_schemas", "app", "List, show and check the Avro schemas"),
-    "deadletter": ("v2x_loadtest.cmd_deadletter", "app", "List, show and replay what could not be taken in"),
+    "deadletter": ("v2x_loadtest.cmd_deadletter", "app", "List, show, replay and drop what could not be taken in"),
     "bench": ("v2x_loadtest.cmd_bench", "app", "Figures that a stranger can get again"),
     "schedules": ("v2x_loadtest.cmd_schedules", "schedules", "Ingest under random faults on a virtual clock"),
     "fuzz": ("v2x_loadtest.cmd_fuzz", "fuzz", "Mistaken input for what takes input from outside"),

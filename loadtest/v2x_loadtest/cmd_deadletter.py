@@ -1,18 +1,23 @@
-"""`v2x deadletter list|show|replay`: what could not be taken in, and why. A dead letter is named partition:offset."""
+"""`v2x deadletter list|show|replay|drop`: what could not be taken in, and why; a letter is named partition:offset."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from v2x.errors import ConfigError
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
+from v2x.errors import BrokerError, ConfigError, DecodeError, SchemaError
 from v2x.topics import DEADLETTER
 
+from v2x_codecs.explain import explain
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.options import AsJson, Config, KafkaAt
@@ -20,10 +25,15 @@ from v2x_services.follow import follow
 from v2x_services.publish import publish
 from v2x_services.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="List, show and replay what could not be taken in.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="List, show, replay and drop what could not be taken in."
+)
 Device = Annotated[str | None, typer.Option(help="Only of this device.")]
 Reason = Annotated[str | None, typer.Option(help="Only for this reason.")]
 Name = Annotated[str, typer.Argument(metavar="PARTITION:OFFSET", help="As `list` shows it.")]
+
+
+_END = -1  # of a partition, as DeleteRecords has it
 
 
 class Letter(NamedTuple):
@@ -71,14 +81,30 @@ def show(name: Name, config: Config = None, kafka: KafkaAt = None, as_json: AsJs
     for key, value in letter.record.items():
         if key != "payload":
             typer.echo(f"{key:>12}  {value}")
-    payload = letter.record["payload"]
+    payload: bytes = letter.record["payload"]
     if letter.record["sealed"]:
         typer.echo("     payload  sealed: it holds plates or cards, and only `replay` with the key file opens it")
         return
+    _show_fields(payload, letter.record["at"])
     for at in range(0, len(payload), 16):
         row = payload[at : at + 16]
         text = "".join(chr(b) if 32 <= b < 127 else "·" for b in row)
         typer.echo(f"{at:>12}  {row.hex(' '):<47}  {text}")
+
+
+def _show_fields(payload: bytes, wrong_at: int) -> None:
+    """Print the values of a message as far as they can be read, the offending one in red."""
+    try:
+        name, lines = explain(Registry.load(), payload)
+    except (DecodeError, SchemaError) as e:
+        typer.secho(f"      fields  cannot be read: {e}", fg="yellow")
+        return
+    typer.echo(f"      fields  of {name}")
+    for line in lines:
+        value = "?" if line.value is None else repr(line.value)
+        wrong = line.wrong or ("here is what is wrong" if line.at == wrong_at else "")
+        text = f"{line.at:>12}  {line.path or '(end)'} = {value}"
+        typer.secho(f"{text}  <- {wrong}" if wrong else text, fg="red" if wrong else None)
 
 
 @app.command()
@@ -116,6 +142,58 @@ def replay(
     typer.echo(f"published {len(ready)}, delivered {codes[0]}, not delivered {len(ready) - codes[0]}")
     if codes[0] != len(letters):
         raise typer.Exit(1)
+
+
+@app.command()
+def drop(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PARTITION:OFFSET]", help="This one and all before it.")
+    ] = None,
+    config: Config = None,
+    kafka: KafkaAt = None,
+    every: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete dead letters for good, from the oldest of a partition up to one, or all.
+
+    A log is cut at its beginning, so what is older goes too. Audits made afterwards cannot count what is gone.
+    """
+    settings = Settings.load(config, kafka_bootstrap=kafka)
+    if (name is None) is not every:
+        raise typer.BadParameter("name the last one to go as PARTITION:OFFSET, or say --all")
+    if name is not None and not re.fullmatch(r"\d+:\d+", name):
+        raise typer.BadParameter(f"{name!r} is not PARTITION:OFFSET")
+    up_to = {int(name.split(":")[0]): int(name.split(":")[1]) + 1} if name else None
+    letters = _read(settings.kafka_bootstrap, lambda _: True)
+    going = [letter for letter in letters if up_to is None or _before(letter, up_to)]
+    if not going:
+        raise ConfigError(
+            f"there is no dead letter {name}; `v2x deadletter list` shows them" if name else "no dead letters"
+        )
+    if not yes:
+        typer.confirm(f"delete {len(going)} of {len(letters)} dead letters for good?", abort=True)
+    asyncio.run(_delete(settings.kafka_bootstrap, up_to))
+    typer.echo(f"deleted {len(going)}, left {len(letters) - len(going)}")
+
+
+def _before(letter: Letter, up_to: dict[int, int]) -> bool:
+    partition, _, offset = letter.name.partition(":")
+    return int(offset) < up_to.get(int(partition), 0)
+
+
+async def _delete(bootstrap: str, up_to: dict[int, int] | None) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        if up_to is None:
+            (topic,) = await admin.describe_topics([DEADLETTER])
+            up_to = {p["partition"]: _END for p in topic["partitions"]}
+        cuts = {TopicPartition(DEADLETTER, p): RecordsToDelete(offset) for p, offset in up_to.items()}
+        await admin.delete_records(cuts)
+    except KafkaError as e:
+        raise BrokerError(f"Kafka at {bootstrap} does not delete: {e!r}") from e
+    finally:
+        await admin.close()
 
 
 def _payload(settings: Settings, letter: Letter) -> bytes | None:

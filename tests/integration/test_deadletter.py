@@ -12,6 +12,8 @@ from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner, Result
 from v2x.topics import DEADLETTER
 
+from v2x_codecs import vectors
+from v2x_codecs.explain import explain
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.cli import root
@@ -104,3 +106,35 @@ async def test_replay_without_the_key_or_without_a_choice(letters: tuple[str, Pa
     assert (await v2x("replay", "--kafka", kafka)).exit_code == 2
     dry = await v2x("replay", "0:0", "--dry-run", "--kafka", kafka)
     assert dry.output.split() == [TOPIC, "8", "B"]
+
+
+async def test_drop_cuts_the_log_at_its_beginning(letters: tuple[str, Path]) -> None:
+    at = ["--kafka", letters[0]]
+    assert (await v2x("drop", *at)).exit_code == 2  # which ones?
+    assert "no dead letter 5:1" in str((await v2x("drop", "5:1", "--yes", *at)).exception)
+    done = await v2x("drop", "0:1", "--yes", *at)
+    assert "deleted 2, left 2" in done.output, done.exception
+    assert [json.loads(line)["name"] for line in (await v2x("list", *at, "--json")).output.splitlines()] == [
+        "0:2",
+        "0:3",
+    ]
+    assert "deleted 2, left 0" in (await v2x("drop", "--all", "--yes", *at)).output
+    assert "no dead letters" in (await v2x("list", *at)).output
+
+
+async def test_show_says_which_field_is_wrong(world: str) -> None:
+    registry = Registry.load()
+    golden = next(v for v in vectors.load(registry) if v.schema == "rsm")
+    lines = explain(registry, golden.mqtt)[1]
+    speed = next(line for line in lines if line.path == "participants[1].speed")
+    bad = golden.mqtt[: speed.at] + b"\x80\x80\x02" + golden.mqtt[speed.at + speed.size :]
+    producer = AIOKafkaProducer(bootstrap_servers=world)
+    await producer.start()
+    try:
+        row = letter("OUT_OF_RANGE", bad, at=speed.at)
+        sent = await producer.send_and_wait(DEADLETTER, ReferenceCodec(registry).encode("dead_letter", row), b"k", 1)
+    finally:
+        await producer.stop()
+    shown = (await v2x("show", f"1:{sent.offset}", "--kafka", world)).output
+    assert f"{speed.at}  participants[1].speed = 16384  <- must be 0 to 8191" in shown
+    assert "participants[0].speed = " in shown
