@@ -31,7 +31,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "schemas": ("v2x_services.cmd_schemas", "app", "List, show and check the Avro schemas"),
     "deadletter": ("v2x_loadtest.cmd_deadletter", "app", "List, show, replay and drop what could not be taken in"),
     "bench": ("v2x_loadtest.cmd_bench", "app", "Figures that a stranger can get again"),
-    "schedules": ("v2x_loadtest.cmd_schedules", "schedules", "Ingest under random faults on a virtual clock"),
+    "schedules": (
+        "v2x_loadtest.cmd_schedules",
+        "schedules",
+        "Ingest and fusion under random faults on a virtual clock",
+    ),
     "fuzz": ("v2x_loadtest.cmd_fuzz", "fuzz", "Mistaken input for what takes input from outside"),
     "config": ("v2x_loadtest.cmd_config", "config", "Show the settings in force and where each came from"),
 }

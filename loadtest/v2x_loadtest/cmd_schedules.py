@@ -1,4 +1,4 @@
-"""``v2x schedules``: ingest under random faults on a virtual clock, and what must hold in each schedule."""
+"""``v2x schedules``: ingest or fusion workers under random faults on a virtual clock, and what must hold in each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,28 +26,40 @@ _ENOUGH = 20  # findings after which a campaign ends
 _CHUNK = 8
 
 
+class Part(StrEnum):
+    """What is put to the test."""
+
+    INGEST = "ingest"
+    FUSION = "fusion"
+
+
 def schedules(
+    of: Annotated[Part, typer.Option(help="Ingest, or fusion workers that share partitions.")] = Part.INGEST,
     seeds: Annotated[str, typer.Option(help="A seed, or a range of seeds: 1-2000.")] = "1-2000",
     jobs: Annotated[int, typer.Option(min=1, help="Processes; default: one a core.")] = os.cpu_count() or 1,
     trace: Annotated[bool, typer.Option(help="Print plan and every event of the schedules (take few seeds).")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the real ingest on simulated brokers under random faults; exit 1 if a promise is broken, with its seed.
+    """Run a real service on simulated brokers under random faults; exit 1 if a promise is broken, with its seed.
 
-    MQTT source, pipeline, ledger, Kafka sink and producer run on a virtual clock, so that a schedule of a minute takes
-    some 50 ms. A seed always gives the same schedule: `v2x schedules --seeds SEED --trace` replays one.
+    Ingest: MQTT source, pipeline, ledger, Kafka sink and producer. Fusion: workers with their stages, snapshots, locks
+    and takeovers. All on a virtual clock, so that a schedule of a minute takes some 50 to 100 ms. A seed always gives
+    the same schedule: `v2x schedules --seeds SEED --trace` replays one.
     """
     wanted = parse_seeds(seeds)
     total = Totals()
     bad: list[Outcome] = []
     columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress, _outcomes(wanted, jobs) as found:
+    with (
+        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        _outcomes(of, wanted, jobs) as found,
+    ):
         task = progress.add_task("", total=len(wanted))
         for outcome in found:
             progress.advance(task)
             total.add(outcome)
             if trace:
-                _show(outcome)
+                _show(of, outcome)
             if outcome.wrongs:
                 bad.append(outcome)
                 if len(bad) >= _ENOUGH:
@@ -88,8 +101,8 @@ class Totals:
     def __str__(self) -> str:
         return (
             f"{self.schedules:,} schedules, {self.virtual_s / 3600:,.1f} hours of virtual time: "
-            f"{self.published:,} messages, {self.repeated:,} copies beyond the first, {self.kills:,} kills, "
-            f"{self.reconnects:,} MQTT reconnects, {self.renewals:,} new producer ids"
+            f"{self.published:,} messages, {self.repeated:,} copies beyond the first, {self.kills:,} kills, stops "
+            f"and freezes, {self.reconnects:,} MQTT reconnects, {self.renewals:,} new producer ids"
         )
 
 
@@ -106,16 +119,18 @@ def parse_seeds(text: str) -> range:
 
 
 @contextmanager
-def _outcomes(seeds: range, jobs: int) -> Iterator[Iterable[Outcome]]:
+def _outcomes(of: Part, seeds: range, jobs: int) -> Iterator[Iterable[Outcome]]:
     """Yield the outcomes in the order of the seeds."""
-    from v2x_loadtest.schedules.run import run_schedule  # noqa: PLC0415 - numba is slow to import
+    from v2x_loadtest.schedules.fusion_run import run_fusion_schedule  # noqa: PLC0415 - numba is slow to import
+    from v2x_loadtest.schedules.run import run_schedule  # noqa: PLC0415
 
+    run = run_schedule if of is Part.INGEST else run_fusion_schedule
     if jobs == 1 or len(seeds) < 2 * _CHUNK:
-        yield map(run_schedule, seeds)
+        yield map(run, seeds)
         return
     pool = multiprocessing.get_context("forkserver").Pool(jobs, _ignore_interrupts)
     try:
-        yield pool.imap(run_schedule, seeds, _CHUNK)
+        yield pool.imap(run, seeds, _CHUNK)
     finally:
         pool.terminate()
         pool.join()
@@ -126,10 +141,11 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _show(outcome: Outcome) -> None:
+def _show(of: Part, outcome: Outcome) -> None:
+    from v2x_loadtest.schedules.fusion_world import FusionPlan  # noqa: PLC0415
     from v2x_loadtest.schedules.plan import Plan  # noqa: PLC0415
 
-    plan = Plan.of(outcome.seed)
+    plan = (Plan if of is Part.INGEST else FusionPlan).of(outcome.seed)
     typer.echo(f"seed {plan.seed}: {plan}")
     for at, what in outcome.trace:
         typer.echo(f"{at:12.6f}  {what}")

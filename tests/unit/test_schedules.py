@@ -150,5 +150,5 @@ def test_seeds_on_the_command_line() -> None:
 
 
 def test_the_command_says_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
-    schedules("1-3", jobs=1, as_json=True)
+    schedules(seeds="1-3", jobs=1, as_json=True)
     assert '"schedules": 3' in capsys.readouterr().out

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
+
 from v2x_loadtest.schedules.loop import StuckError
 from v2x_loadtest.schedules.mosquitto import Message
 from v2x_loadtest.schedules.plan import Plan
@@ -51,7 +53,7 @@ class Outcome:
 def run_schedule(seed: int) -> Outcome:
     """Run one schedule to its end."""
     dice = random.getstate()
-    with _quiet():
+    with quiet():
         outcome = _run(World(Plan.of(seed)))
         gc.collect()  # killed processes leave connections behind, whose destructors must not speak up in other work
     random.setstate(dice)
@@ -113,9 +115,6 @@ async def _play(world: World) -> None:
 
     work = [asyncio.ensure_future(publish()), asyncio.ensure_future(suffer())]
     watch = asyncio.ensure_future(_watch(world))
-    this = asyncio.current_task()
-    assert this is not None
-    world.own |= {*work, watch, this}
     await asyncio.gather(*work)
     world.heal()
     until = world.loop.now + _HEALED_S
@@ -185,10 +184,12 @@ def _out_of_order(world: World) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Faults are what this is about: nobody need read of each."""
     names: tuple[Any, ...] = ("aiokafka", "v2x_services", "asyncio")
     before = [logging.getLogger(name).level for name in names]
+    structured = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
@@ -196,5 +197,6 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", ResourceWarning)  # of connections that a killed process had
             yield
     finally:
+        structlog.configure(**structured)
         for name, level in zip(names, before, strict=True):
             logging.getLogger(name).setLevel(level)

@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import gc
 import random
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -186,7 +185,6 @@ class World:
         self._seq: dict[tuple[str, str], int] = {}
         self.life = 0
         self._task: asyncio.Task[None] | None = None
-        self.own: set[asyncio.Task[Any]] = set()  # tasks of the schedule, which outlive ingest
 
     def wrong(self, what: str) -> None:
         """Note a broken promise."""
@@ -213,14 +211,6 @@ class World:
         self.renewals += sum(sink.counters.renewals for sink in self.ingest.sinks)
         self.loop.end_life(self.life)
         self.network.kill(self.life)
-        context = contextvars.copy_context()
-        context.run(LIFE.set, self.life)
-        for task in asyncio.all_tasks(self.loop) - self.own:
-            # Its ``finally`` reaches nobody now; left alone, the garbage collector would have it run later.
-            with suppress(BaseException):
-                context.run(task.get_coro().close)
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
-        self.loop.end_life(self.life)
         self.ingest = self._task = None
 
     # -- what devices do
