@@ -325,7 +325,7 @@ def _count(
     report.latency["publish_to_kafka"] = latency.quantiles((stamp_us - steady.intended_us) / 1000)
     report.latency["publish_to_ingest"] = latency.quantiles((rx_us - steady.intended_us)[rx_us > 0] / 1000)
     tracks = latency.Latency()
-    latency._tracks(tracks, log, steady, log.schemas.list())  # noqa: SLF001
+    latency._tracks(tracks, log, steady)  # noqa: SLF001
     report.latency["publish_to_track"] = tracks.hops["publish_to_track"]
     report.latency["kafka_to_track"] = tracks.hops["kafka_to_track"]
     report.untracked = tracks.untracked
