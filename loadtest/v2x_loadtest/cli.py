@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "schemas": ("v2x_services.cmd_schemas", "app", "List, show and check the Avro schemas"),
     "deadletter": ("v2x_loadtest.cmd_deadletter", "app", "List, show and replay what could not be taken in"),
     "chaos": ("v2x_loadtest.cmd_chaos", "chaos", "Faults under load, one by one, and an audit as the verdict of each"),
+    "soak": ("v2x_loadtest.cmd_soak", "soak", "A long run with a random fault every minute; memory, lag and an audit"),
     "bench": ("v2x_loadtest.cmd_bench", "app", "Figures that a stranger can get again"),
     "config": ("v2x_loadtest.cmd_config", "config", "Show the settings in force and where each came from"),
 }

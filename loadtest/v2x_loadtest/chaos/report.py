@@ -69,7 +69,8 @@ def explain(outcome: Outcome, console: Console) -> None:
         f"from Kafka into a track {f.stall_fusion_s:g} s; outputs {f.outputs:,}, missing {f.missing:,}, "
         f"extra {f.extra:,}; events {f.events:,} ({f.open:,} open); dead letters {f.dead:,}; "
         f"not acknowledged {f.unacknowledged:,}; restarts {f.restarts or 'none'}; "
-        f"{_facts(f.facts)}{outcome.seconds:.0f} s[/dim]"
+        f"{_facts(f.facts)}{outcome.seconds:.0f} s[/dim]",
+        soft_wrap=True,
     )
 
 
