@@ -239,12 +239,12 @@ def test_a_device_beside_the_crowd_sends_what_its_schema_allows() -> None:
 
 
 def test_the_table_of_a_kept_result(tmp_path: Path) -> None:
-    done = Outcome(row(), Figures(sent=1234, acknowledged=1234, recovery_s=2.5))
+    done = Outcome(row(), Figures(sent=1234, rate=270.4, acknowledged=1234, recovery_s=2.5, stall_ingest_s=0.4))
     absent = Outcome(Row("d", "a disk", lambda _w: None), not_possible="no root")
     head = {"machine": {"cpu": "X", "cores": 2}, "rate": 2000.0, "seconds": 8.0, "seed": 1}
     made = {**head, "rows": [done.as_dict(), absent.as_dict()]}
     text = markdown(made)
-    assert "| a fault (`r`) | 1,234 | 1,234 | 0 | 0 | 0 | 0 | 0 | 2.5 s | 5 s | pass |" in text
+    assert "| a fault (`r`) | 270 | 1,234 | 1,234 | 0 | 0 | 0 | 0 | 0 | 2.5 s | 5 s | 0.4 s | 0 s | pass |" in text
     assert "not possible here: no root" in text
     kept = tmp_path / "kept.json"
     assert merged(kept, made) == made

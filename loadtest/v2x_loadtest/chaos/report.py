@@ -90,26 +90,27 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the table of a kept result."""
     head = (
-        "fault", "sent", "acknowledged", "lost reliable", "lost perishable", "raw copies", "told twice", "ends missing",
-        "back after", "allowed", "verdict",
+        "fault", "a second", "sent", "acknowledged", "lost reliable", "lost perishable", "raw copies", "told twice",
+        "ends missing", "back after", "allowed", "longest way into Kafka", "and on to a track", "verdict",
     )  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in result["rows"]:
-        cells = _cells(row)
-        if row["reliable"] != "0" and row["figures"] is not None:
-            cells[2] = f"{cells[2]} ({row['reliable']})"
-        said = row["not_possible"] or "; ".join(row["wrong"])
-        text = row["verdict"] + (f": {said}" if said else "")
-        lines.append(
-            "| "
-            + " | ".join([f"{row['fault']} (`{row['row']}`)", *cells, f"{row['recovery_limit_s']:g} s", text])
-            + " |"
-        )
+    lines = [head, ["---"] * len(head)]
+    lines += [_markdown_row(row) for row in result["rows"]]
     here = result["machine"]
-    where = (
-        f"`v2x chaos --rate {result['rate']:g} --seconds {result['seconds']:g}` on {here['cpu']}, {here['cores']} cores"
-    )
-    return f"{where}:\n\n" + "\n".join(lines) + "\n"
+    where = f"`v2x chaos --seconds {result['seconds']:g}` on {here['cpu']}, {here['cores']} cores"
+    return f"{where}:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_row(row: Mapping[str, Any]) -> list[str]:
+    f, cells = row["figures"], _cells(row)
+    said = row["not_possible"] or "; ".join(row["wrong"]) or _facts(f["facts"]).rstrip("; ").replace("_", " ")
+    text = row["verdict"] + (f": {said}" if said else "")
+    fault, allowed = f"{row['fault']} (`{row['row']}`)", f"{row['recovery_limit_s']:g} s"
+    if f is None:
+        return [fault, "–", *cells, allowed, "–", "–", text]
+    if row["reliable"] != "0":
+        cells[2] = f"{cells[2]} ({row['reliable']})"
+    stalls = (f"{f['stall_ingest_s']:g} s", f"{f['stall_fusion_s']:g} s")
+    return [fault, f"{f['rate']:,.0f}", *cells, allowed, *stalls, text]
 
 
 def write(path: Path, text: str, flag: str) -> None:
