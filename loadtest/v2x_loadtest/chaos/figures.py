@@ -7,11 +7,13 @@ machine's p99 longer than that, its own p99 before the fault (and a half) is wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from v2x.audit import size
 from v2x.topics import UPLINKS, MessageClass
 
 from v2x_loadtest.audit.ledger import Ledger
@@ -90,8 +92,21 @@ def count(figures: Figures, verdict: Verdict, quiet: Quiet | None) -> None:
         figures.faults += quiet.first[:10]
 
 
-def time_it(figures: Figures, log: Log, ledger: Ledger, steady_us: int, began_us: int, lifted_us: int) -> None:
-    """Fill in how late messages were; ``steady_us``: from when on the load ran steadily before the fault."""
+def excuse(figures: Figures, verdict: Verdict, devices: Sequence[str], dropped: int) -> None:
+    """Take what ingest says that it dropped of bad ``devices`` (quarantine) off what they lost."""
+    lost = sum(size(row.lost) - row.excused for row in verdict.account.streams if row.stream.device in devices)
+    excused = min(lost, dropped)
+    figures.lost_perishable -= excused
+    figures.facts["dropped_and_counted"] = excused
+
+
+def time_it(
+    figures: Figures, log: Log, ledger: Ledger, steady_us: int, began_us: int, lifted_us: int, clock: str = ""
+) -> None:
+    """Fill in how late messages were; ``steady_us``: from when on the load ran steadily before the fault.
+
+    ``clock``: whose clock jumped. Of Kafka's, only what came after the jumps can be timed.
+    """
     both = join(log, ledger)
     feeds, stamps = track_stamps(log, both)
     intended = both.intended_us[feeds]
@@ -104,10 +119,13 @@ def time_it(figures: Figures, log: Log, ledger: Ledger, steady_us: int, began_us
     )
     least = 0.5 * np.count_nonzero(before) / seconds
     figures.recovery_s = recovery(intended, late, lifted_us, limit_ms(figures.p99_before_ms), int(least))
-    hit = both.intended_us >= began_us - _WINDOW_US
+    hit = both.intended_us >= (lifted_us if clock == "kafka" else began_us - _WINDOW_US)
     kafka_ms = log.column("stamp_ms")[both.row]
     if hit.any():
         figures.stall_ingest_s = round(float((kafka_ms[hit] - both.intended_us[hit] / 1000).max()) / 1000, 2)
+    if clock and len(both.row):
+        seen_us = kafka_ms * 1000 if clock == "kafka" else log.column("rx_us")[both.row]
+        figures.facts["jump_seen_s"] = round(float(np.abs(seen_us - both.intended_us).max()) / 1e6)
     mine = hit[feeds] & (stamps >= 0)
     if mine.any():
         figures.stall_fusion_s = round(float((stamps[mine] - kafka_ms[feeds][mine]).max()) / 1000, 2)

@@ -78,8 +78,8 @@ class Proxy:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pump(reader, up_writer, epoch))
                 both.create_task(self._pump(up_reader, writer, epoch))
-        except* (OSError, _ClosedError):
-            pass
+        except* (OSError, _ClosedError, asyncio.CancelledError):
+            pass  # asyncio would print the end of a cancelled task of a server
         finally:
             self._tasks.discard(task)
             for one in (writer, up_writer):

@@ -24,7 +24,7 @@ from v2x_loadtest.audit.verdict import judge
 from v2x_loadtest.chaos.clock import Clock
 from v2x_loadtest.chaos.crowd import COPY_RATE, SCENE, Crowd, copies_for
 from v2x_loadtest.chaos.faults import make_build
-from v2x_loadtest.chaos.figures import Figures, count, time_it
+from v2x_loadtest.chaos.figures import Figures, count, excuse, time_it
 from v2x_loadtest.chaos.parts import ClockedKafka, Cluster, SmallDisk
 from v2x_loadtest.chaos.proxy import Proxy
 from v2x_loadtest.chaos.table import Row, verdict
@@ -203,6 +203,7 @@ def _run(row: Row, options: ChaosOptions, folder: Path, say: Say) -> tuple[Figur
             world.crowd = None
         figures.drained = world.drain(_DRAIN_S)
         figures.restarts = dict(world.stack.restarts)
+        dropped = int(world.sums().get("v2x_ingest_dropped_total", 0.0))
         world.settle()
         say("reading the log")
         log, records = asyncio.run(read_all(world.stack.kafka_bootstrap))
@@ -214,8 +215,11 @@ def _run(row: Row, options: ChaosOptions, folder: Path, say: Say) -> tuple[Figur
     if row.expect.quiet:
         cores.warm_up()
         quiet = compare(records, cores, PARTITIONS)
-    count(figures, judge(log, ledger), quiet)
-    time_it(figures, log, ledger, steady_us, world.began_us, world.lifted_us)
+    audit = judge(log, ledger)
+    count(figures, audit, quiet)
+    if world.sides:
+        excuse(figures, audit, [side.device.id for side in world.sides], dropped)
+    time_it(figures, log, ledger, steady_us, world.began_us, world.lifted_us, row.setup.clock)
     if "away_us" in world.facts:
         world.facts |= _first_lost(log, ledger, world.facts["away_us"])
     return figures, verdict(row, figures, world)

@@ -27,6 +27,7 @@ from v2x_loadtest.stack import Stack
 _POLL_S: Final = 0.25
 _NEAR_S: Final = 0.25  # fusion is this much of the input behind at most: it keeps up
 _QUIET: Final = 4  # looks in a row
+_PASS: Final = ("v2x_ingest_forwarded_total", "v2x_fusion_fused_total")
 _LEAST: Final = 100  # records; ticks keep coming
 
 
@@ -42,6 +43,7 @@ class World:
         self.facts: dict[str, float] = {}  # what a row's own expectation needs
         self.began_us = self.lifted_us = 0
         self._say = say
+        self._before: dict[str, float] = {}
 
     def begin(self, what: str) -> None:
         """Mark the beginning of a fault."""
@@ -129,10 +131,14 @@ class World:
         return {name: rss_mb(part.pid) for name, part in parts.items() if part is not None and part.pid is not None}
 
     def keeps_up(self) -> bool:
-        """Say whether nothing is held back anywhere, as far as metrics tell."""
-        now = self.sums()
+        """Say whether messages pass, and none is held back anywhere, as far as metrics tell."""
+        now, before = self.sums(), self._before
+        self._before = now
+        # A service whose connection is dead without its knowing says that all is well, but nothing passes.
+        passes = all(0 < before.get(name, 0.0) < now.get(name, 0.0) for name in _PASS)
         near = max(self.rate * _NEAR_S, _LEAST)
-        return 0 <= now.get("v2x_fusion_lag_records", -1.0) <= near and now.get("v2x_ingest_in_flight", near) < near
+        held = not 0 <= now.get("v2x_fusion_lag_records", -1.0) <= near or now.get("v2x_ingest_in_flight", near) >= near
+        return passes and not held
 
     def wait_until_keeping_up(self, seconds: float) -> bool:
         """Wait until the services keep up, looked at several times."""
