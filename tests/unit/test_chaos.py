@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from v2x.errors import ConfigError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_loadtest.audit.log import Log
 from v2x_loadtest.audit.quiet import Quiet, _set_against
 from v2x_loadtest.chaos import soak
 from v2x_loadtest.chaos.clock import Clock
 from v2x_loadtest.chaos.crowd import COPY_RATE, copies_for
-from v2x_loadtest.chaos.figures import Figures, limit_ms, recovery
+from v2x_loadtest.chaos.figures import Figures, limit_ms, recovery, set_right
 from v2x_loadtest.chaos.proxy import Proxy
 from v2x_loadtest.chaos.report import markdown, merged
 from v2x_loadtest.chaos.run import Outcome
@@ -73,6 +75,13 @@ def test_a_silent_second_is_no_recovery() -> None:
 def test_a_slow_machine_is_measured_by_itself() -> None:
     assert limit_ms(40.0) == 100.0
     assert limit_ms(200.0) == 300.0
+
+
+def test_whole_hours_are_taken_off_stamps() -> None:
+    log = Log()
+    log.columns["stamp_ms"] = array("q", [1_000_000_000, 1_003_600_500, 996_400_700])
+    set_right(log, 1_000_000_100)
+    assert log.column("stamp_ms").tolist() == [1_000_000_000, 1_000_000_500, 1_000_000_700]
 
 
 # --- The verdict ------------------------------------------------------------

@@ -7,6 +7,7 @@ machine's p99 longer than that, its own p99 before the fault (and a half) is wha
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -23,6 +24,7 @@ from v2x_loadtest.audit.verdict import Verdict
 from v2x_loadtest.latency import join, track_stamps
 
 AIM_MS: Final = 100.0
+HOUR_MS: Final = 3_600_000
 _STEP_US: Final = 100_000
 _WINDOW_US: Final = 1_000_000
 _SLACK: Final = 1.5
@@ -105,8 +107,12 @@ def time_it(
 ) -> None:
     """Fill in how late messages were; ``steady_us``: from when on the load ran steadily before the fault.
 
-    ``clock``: whose clock jumped. Of Kafka's, only what came after the jumps can be timed.
+    ``clock``: whose clock jumped.
     """
+    if clock:
+        figures.facts["jump_seen_s"] = _jump_seen(log, ledger, clock)
+    if clock == "kafka":
+        set_right(log, began_us // 1000)
     both = join(log, ledger)
     feeds, stamps = track_stamps(log, both)
     intended = both.intended_us[feeds]
@@ -119,16 +125,31 @@ def time_it(
     )
     least = 0.5 * np.count_nonzero(before) / seconds
     figures.recovery_s = recovery(intended, late, lifted_us, limit_ms(figures.p99_before_ms), int(least))
-    hit = both.intended_us >= (lifted_us if clock == "kafka" else began_us - _WINDOW_US)
+    hit = both.intended_us >= began_us - _WINDOW_US
     kafka_ms = log.column("stamp_ms")[both.row]
     if hit.any():
         figures.stall_ingest_s = round(float((kafka_ms[hit] - both.intended_us[hit] / 1000).max()) / 1000, 2)
-    if clock and len(both.row):
-        seen_us = kafka_ms * 1000 if clock == "kafka" else log.column("rx_us")[both.row]
-        figures.facts["jump_seen_s"] = round(float(np.abs(seen_us - both.intended_us).max()) / 1e6)
     mine = hit[feeds] & (stamps >= 0)
     if mine.any():
         figures.stall_fusion_s = round(float((stamps[mine] - kafka_ms[feeds][mine]).max()) / 1000, 2)
+
+
+def _jump_seen(log: Log, ledger: Ledger, clock: str) -> float:
+    """Return by how many seconds a stamp of the part's was off at most."""
+    both = join(log, ledger)
+    seen_us = log.column("stamp_ms")[both.row] * 1000 if clock == "kafka" else log.column("rx_us")[both.row]
+    return round(float(np.abs(seen_us - both.intended_us).max(initial=0)) / 1e6)
+
+
+def set_right(log: Log, near_ms: int) -> None:
+    """Take whole hours off Kafka's stamps, so that all are within half an hour of ``near_ms``."""
+
+    def right(stamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return near_ms + (stamps - near_ms + HOUR_MS // 2) % HOUR_MS - HOUR_MS // 2
+
+    log.columns["stamp_ms"] = array("q", right(log.column("stamp_ms")).tolist())
+    stamps = right(np.array([frame.stamp_ms for frame in log.frames], np.int64)).tolist()
+    log.frames = [frame._replace(stamp_ms=stamp) for frame, stamp in zip(log.frames, stamps, strict=True)]
 
 
 def limit_ms(before_ms: float) -> float:
