@@ -156,8 +156,7 @@ def poison(w: World) -> None:
 
 
 def _bad(w: World) -> float:
-    now = w.sums()
-    return now.get("v2x_ingest_dead_letters_total", 0.0) + now.get("v2x_ingest_dropped_total", 0.0)
+    return w.sums().get("v2x_ingest_dead_letters_total", 0.0) + w.dropped()
 
 
 def slow_consumers(w: World) -> None:

@@ -203,7 +203,7 @@ def _run(row: Row, options: ChaosOptions, folder: Path, say: Say) -> tuple[Figur
             world.crowd = None
         figures.drained = world.drain(_DRAIN_S)
         figures.restarts = dict(world.stack.restarts)
-        dropped = int(world.sums().get("v2x_ingest_dropped_total", 0.0))
+        dropped = world.dropped()
         world.settle()
         say("reading the log")
         log, records = asyncio.run(read_all(world.stack.kafka_bootstrap))

@@ -125,6 +125,11 @@ class World:
         """Return the sum over all series and services of each metric."""
         return sums(self.metrics().splitlines())
 
+    def dropped(self) -> int:
+        """Return how many messages ingest has dropped and counted; those that its other session has are none."""
+        lines = [line for line in self.metrics().splitlines() if 'reason="elsewhere"' not in line]
+        return int(sums(lines).get("v2x_ingest_dropped_total", 0.0))
+
     def memory(self) -> dict[str, float]:
         """Return the resident MB of each part."""
         parts = {"kafka": self.stack.kafka, "mosquitto": self.stack.mosquitto, **self.stack.services}
