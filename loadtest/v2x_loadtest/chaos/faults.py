@@ -40,6 +40,14 @@ _JUMP_S: Final = 8.0  # that a clock stays wrong, each way
 _BESIDE_S: Final = 10.0  # that floods and rubbish last
 _NET_S: Final = 10.0
 _FULL_S: Final = 8.0
+_BUILD_PROGRAM: Final = """
+import sys, v2x
+from v2x_services.fusion.domain import DomainCores
+from v2x_services.settings import Settings
+cores = DomainCores(Settings.load(zones_path=sys.argv[1]))
+cores.warm_up()
+print(v2x.__file__, cores.code)
+"""
 POISON_SHARE: Final = 0.3
 THRESHOLD: Final = ("STOPPED_VEHICLE", "dwell_ms", 1.5)  # what the other build has changed, and how many times
 
@@ -287,8 +295,8 @@ class Build:
         return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
-def make_build(folder: Path) -> Build:
-    """Copy the pure core to ``folder``, with one threshold changed, and compile it."""
+def make_build(folder: Path, zones: Path) -> Build:
+    """Copy the pure core to ``folder``, with one threshold changed, and compile all that fusion needs."""
     shutil.copytree(Path(v2x.__file__).parent, folder / "v2x")
     table = folder / "v2x" / "events" / "catalogue.py"
     kind, name, times = THRESHOLD
@@ -298,15 +306,10 @@ def make_build(folder: Path) -> Build:
         raise BrokerError(f"the catalogue has no {name} of {kind} to change")
     new = str(round(int(found[1].replace("_", "")) * times))
     table.write_text(text[: found.start(1)] + new + text[found.end(1) :], "utf-8")
-    program = (
-        "import v2x, v2x.fusion.engine, v2x.events.kernel; from v2x_services.fusion.cores import code_version;"
-        "print(v2x.__file__, code_version())"
-    )
     build = Build(folder, "")
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **build.environment}, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+    command = [sys.executable, "-c", _BUILD_PROGRAM, str(zones)]
+    env = {**os.environ, **build.environment}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
     where, _, code = done.stdout.strip().rpartition(" ")
     if done.returncode or not where.startswith(str(folder)):
         raise BrokerError(f"the other build does not run: {(done.stdout + done.stderr).strip()[-500:]}")

@@ -156,7 +156,7 @@ def _parts(
     if setup.clock == "kafka":
         how["kafka"] = ClockedKafka(run / "kafka", parts["clock"].environment)
     if setup.build:
-        parts["build"] = make_build(folder / "build")
+        parts["build"] = make_build(folder / "build", folder / "zones.json")
     if setup.cluster:
         parts["cluster"] = cluster = Cluster(run)
         undo.callback(cluster.stop)
