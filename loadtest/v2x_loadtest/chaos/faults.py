@@ -40,6 +40,7 @@ _JUMP_S: Final = 8.0  # that a clock stays wrong, each way
 _BESIDE_S: Final = 10.0  # that floods and rubbish last
 _NET_S: Final = 10.0
 _FULL_S: Final = 8.0
+STALE_S: Final = 15.0
 _BUILD_PROGRAM: Final = """
 import sys, v2x
 from v2x_services.fusion.domain import DomainCores
@@ -206,28 +207,25 @@ def slow_consumers(w: World) -> None:
 def rebalance(w: World) -> None:
     """Fusion workers join, die for good, come again and leave, under load."""
     stack = w.stack
-    w.begin("a third fusion worker joins; the first is killed for good, comes again; the third leaves")
+    w.begin("a third fusion worker joins; the busiest is killed for good, comes again after 6 s; the busiest leaves")
     stack.add(stack.fusions(1, first=2))
     w.rest(2.0)
-    stack.lose("fusion-0")
+    lost = w.busiest()
+    stack.lose(lost)
     w.rest(6.0)
-    stack.add(stack.fusions(1))
+    stack.add(stack.fusions(1, first=int(lost.partition("-")[2])))
     w.rest(2.0)
-    stack.retire("fusion-2")
-    w.lift("the third worker has left")
+    stack.retire(w.busiest())
+    w.lift("a worker has left")
 
 
 def stale_worker(w: World) -> None:
     """Stop a worker until its partitions have moved; it wakes up as if nothing had been."""
-    w.begin("a fusion worker is SIGSTOPped for 12 s, beyond its session time-out of 3 s")
-    with w.stopped("fusion-0"):
-        w.rest(12.0)
-        w.facts["lag_before_waking"] = _lag(w)
+    name = w.busiest()
+    w.begin(f"{name} is SIGSTOPped for {STALE_S:g} s, beyond its session time-out of 3 s")
+    with w.stopped(name):
+        w.rest(STALE_S)
     w.lift("it wakes up")
-
-
-def _lag(w: World) -> float:
-    return w.sums().get("v2x_fusion_lag_records", -1.0)
 
 
 def lose_leader(w: World) -> None:

@@ -98,6 +98,12 @@ def _jumped(w: World, _figures: Figures) -> str:
     return "" if seen >= faults.HOUR_S - 60 else f"the clock was off by {seen:g} s at most: the fault was none"
 
 
+def _moved(_world: World, figures: Figures) -> str:
+    if 1.0 < figures.stall_fusion_s < faults.STALE_S:
+        return ""
+    return f"partitions stood still for {figures.stall_fusion_s:g} s: they did not move while the worker slept"
+
+
 def _other_build(w: World, _figures: Figures) -> str:
     return faults.wrong_build(w)
 
@@ -205,7 +211,13 @@ ROWS: Final[tuple[Row, ...]] = (
         Expect(quiet=False, stall_fusion_s=4.0, more=_other_build),
         Setup(build=True),
     ),
-    Row("stale-worker", "a fusion worker wakes up after its partitions moved", faults.stale_worker, setup=_TWO),
+    Row(
+        "stale-worker",
+        "a fusion worker wakes up after its partitions moved",
+        faults.stale_worker,
+        Expect(more=_moved),
+        _TWO,
+    ),
     Row(
         "outage-budget",
         "ingest away for 1.5 times the outage budget it told",
