@@ -14,7 +14,7 @@ def chaos(
     rows: Annotated[list[str] | None, typer.Argument(help="Rows to run (default: all; see --list).")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Show the rows and what each expects; run nothing.")] = False,
     rate: Annotated[float, typer.Option(min=1, help="Messages a second, at least.")] = 2000.0,
-    seconds: Annotated[float, typer.Option(min=1, help="Of load before the fault, and after recovery.")] = 8.0,
+    seconds: Annotated[float, typer.Option(min=2, help="Of load before the fault, and after recovery.")] = 8.0,
     seed: Annotated[int, typer.Option(help="Of the simulated devices.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Keep the result here; rows it has stay.")] = None,
     page: Annotated[Path | None, typer.Option("--markdown", help="Write the table of the result here.")] = None,

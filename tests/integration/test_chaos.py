@@ -48,7 +48,7 @@ def test_a_row_from_start_to_end(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
-    command = [*CHAOS, "freeze-both", "--rate", "100", "--seconds", "1", "--keep", str(tmp_path / "keep")]
+    command = [*CHAOS, "freeze-both", "--rate", "100", "--seconds", "2", "--keep", str(tmp_path / "keep")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

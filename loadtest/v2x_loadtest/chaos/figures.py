@@ -117,11 +117,12 @@ def time_it(
     feeds, stamps = track_stamps(log, both)
     intended = both.intended_us[feeds]
     late = np.where(stamps >= 0, stamps - intended / 1000, _LATE_MS)
-    before = (intended >= steady_us) & (intended < began_us)
+    calm_us = began_us - _WINDOW_US  # what was on its way when the fault came is not as before
+    before = (intended >= steady_us) & (intended < calm_us)
     figures.p99_before_ms = round(p99(late[before]), 1)
-    seconds = max((began_us - steady_us) / 1e6, 1e-6)
+    seconds = max((calm_us - steady_us) / 1e6, 1e-6)
     figures.rate = round(
-        int(np.count_nonzero((both.intended_us >= steady_us) & (both.intended_us < began_us))) / seconds
+        int(np.count_nonzero((both.intended_us >= steady_us) & (both.intended_us < calm_us))) / seconds
     )
     least = 0.5 * np.count_nonzero(before) / seconds
     figures.recovery_s = recovery(intended, late, lifted_us, limit_ms(figures.p99_before_ms), int(least))
