@@ -14,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from v2x.audit import EventCheck, PositionCheck, Sightings, Stream, settle
 from v2x.errors import ConfigError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.log import Log
 from v2x_loadtest.audit.quiet import Quiet, _set_against
+from v2x_loadtest.audit.verdict import Verdict
 from v2x_loadtest.chaos import soak
 from v2x_loadtest.chaos.clock import Clock
 from v2x_loadtest.chaos.crowd import COPY_RATE, copies_for
-from v2x_loadtest.chaos.figures import Figures, limit_ms, recovery, set_right
+from v2x_loadtest.chaos.figures import Figures, count, excuse, limit_ms, recovery, set_right
 from v2x_loadtest.chaos.proxy import Proxy
 from v2x_loadtest.chaos.report import markdown, merged
 from v2x_loadtest.chaos.run import Outcome
@@ -113,6 +115,21 @@ def test_a_good_result_and_what_a_row_excuses() -> None:
     crash = Figures(**{**GOOD.as_dict(), "lost_reliable": 1, "lost_perishable": 9})
     assert verdict(row(perishable=True, reliable="see confirm"), crash, None) == []
     assert verdict(row(stall_fusion_s=4.0), Figures(**{**GOOD.as_dict(), "stall_fusion_s": 4.5}), None)
+
+
+@pytest.mark.parametrize(("dropped", "left"), [(3, 0), (2, 1)])
+def test_what_quarantine_drops_is_excused_by_its_counter_only(dropped: int, left: int) -> None:
+    seqs = np.arange(3)
+    bad = Sightings(published=seqs, acknowledged=seqs)
+    good = Sightings(published=seqs, acknowledged=seqs, logged=seqs)
+    account = settle({Stream("BAD", 1, "bsm"): bad, Stream("GOOD", 1, "bsm"): good})
+    audit = Verdict(account, EventCheck(), PositionCheck(), {}, 0, {}, 0, 0)
+    found = Figures()
+    count(found, audit, None)
+    assert found.lost_perishable == 3
+    excuse(found, audit, ["BAD"], dropped)
+    assert found.lost_perishable == left
+    assert bool(found.faults) == bool(left)
 
 
 def test_rows_have_names_of_their_own_and_unknown_ones_are_told() -> None:

@@ -100,6 +100,8 @@ def excuse(figures: Figures, verdict: Verdict, devices: Sequence[str], dropped: 
     excused = min(lost, dropped)
     figures.lost_perishable -= excused
     figures.facts["dropped_and_counted"] = excused
+    if excused == lost:
+        figures.faults = [f for f in figures.faults if not f.startswith(tuple(f"lost: {name} " for name in devices))]
 
 
 def time_it(
