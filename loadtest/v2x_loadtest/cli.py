@@ -30,6 +30,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "audit": ("v2x_loadtest.cmd_audit", "audit", "Count what was sent, acknowledged, in Kafka, fused, lost, repeated"),
     "schemas": ("v2x_services.cmd_schemas", "app", "List, show and check the Avro schemas"),
     "deadletter": ("v2x_loadtest.cmd_deadletter", "app", "List, show, replay and drop what could not be taken in"),
+    "chaos": ("v2x_loadtest.cmd_chaos", "chaos", "Faults under load, one by one, and an audit as the verdict of each"),
+    "soak": ("v2x_loadtest.cmd_soak", "soak", "A long run with a random fault every minute; memory, lag and an audit"),
     "bench": ("v2x_loadtest.cmd_bench", "app", "Figures that a stranger can get again"),
     "schedules": (
         "v2x_loadtest.cmd_schedules",

@@ -40,7 +40,8 @@ class Service(Process):
         super().__init__(folder, lambda line: say(name, line))
         self.name = name
         self.state_dir = state_dir or self.folder / "state"  # of its snapshots and port file
-        self._args, self._env = args, env
+        self.env = env  # read at each start
+        self._args = args
 
     @property
     def url(self) -> str:
@@ -57,7 +58,7 @@ class Service(Process):
 
     def environment(self) -> Mapping[str, str]:
         """Return our environment with the settings it was given."""
-        return {**os.environ, **self._env}
+        return {**os.environ, **self.env}
 
     def serves(self) -> bool:
         """Ask /readyz."""

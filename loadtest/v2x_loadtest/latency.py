@@ -12,7 +12,6 @@ simulated network delay as well, and the device's skew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -130,23 +129,29 @@ def measure(log: Log, ledger: Ledger) -> Latency:
     schemas, schema = log.schemas.list(), log.column("schema")[both.row]
     for number in np.unique(schema):
         out.by_type[schemas[number]] = quantiles(kafka[schema == number])
-    _tracks(out, log, both, schemas)
+    _tracks(out, log, both)
     _events(out, log, ledger, both)
     return out
 
 
-def _tracks(out: Latency, log: Log, both: Joined, schemas: Sequence[str]) -> None:
+def track_stamps(log: Log, both: Joined) -> tuple[npt.NDArray[np.bool_], I64]:
+    """Return which rows of ``both`` feed tracks, and for those the stamp (ms) of the first frame after them, or -1."""
+    schemas = log.schemas.list()
     feeds = np.isin(log.column("schema")[both.row], [schemas.index(n) for n in FEEDS_TRACKS if n in schemas])
     rows = both.row[feeds]
     group, frame_group = _groups(log, rows)
-    stamps = first_stamp_at_or_after(
+    return feeds, first_stamp_at_or_after(
         group,
         log.column("offset")[rows],
         frame_group,
         np.array([f.position.offset for f in log.frames], np.int64),
         np.array([f.stamp_ms for f in log.frames], np.int64),
     )
-    fed = stamps >= 0
+
+
+def _tracks(out: Latency, log: Log, both: Joined) -> None:
+    feeds, stamps = track_stamps(log, both)
+    rows, fed = both.row[feeds], stamps >= 0
     out.untracked = int((~fed).sum())
     track_us = stamps[fed] * 1000
     out.hops["publish_to_track"] = quantiles((track_us - both.intended_us[feeds][fed]) / 1000)

@@ -16,6 +16,11 @@ from v2x_codecs.differences import DIFFERENCES
 from v2x_services.metrics import CATALOGUE as METRICS
 from v2x_services.metrics import LAWS
 
+_DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
+_FAULTS_BEGIN: Final = (
+    "<!-- made by scripts/docs from docs/faults.json, which `v2x chaos --json` writes; do not edit -->"
+)
+_FAULTS_END: Final = "<!-- end of what is made -->"
 _MADE: Final = "<!-- made by scripts/docs from the tables in the code; do not edit -->\n\n"
 
 
@@ -94,7 +99,17 @@ def reference_page() -> str:
     )
 
 
-PAGES: Final = {"events.md": events_page, "reference.md": reference_page}
+def guarantees_page() -> str:
+    """Return docs/guarantees.md with the table of the kept result of `v2x chaos`; all else in it is written by hand."""
+    from v2x_loadtest.chaos.report import markdown  # noqa: PLC0415 - numba and brokers load only for this page
+
+    before, begin, rest = (_DOCS / "guarantees.md").read_text("utf-8").partition(_FAULTS_BEGIN)
+    _, end, after = rest.partition(_FAULTS_END)
+    table = markdown(json.loads((_DOCS / "faults.json").read_bytes()))
+    return f"{before}{begin}\n\n{table}\n{end}{after}"
+
+
+PAGES: Final = {"events.md": events_page, "reference.md": reference_page, "guarantees.md": guarantees_page}
 
 
 def main() -> None:

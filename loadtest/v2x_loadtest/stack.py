@@ -37,22 +37,28 @@ class Stack:
         partitions: int = 8,
         shards: int = 1,
         workers: int = 0,
+        replication: int = 1,
         kafka_bootstrap: str | None = None,
         mqtt: tuple[str, int] | None = None,
         kafka_port: int = 0,
         mqtt_port: int = 0,
+        kafka: Kafka | None = None,
+        mosquitto: Mosquitto | None = None,
         metrics_ports: tuple[int, int] = (0, 0),
         key_file: Path | None = None,
         say: Say | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value)."""
+        """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value).
+
+        ``kafka``, ``mosquitto``: brokers made in another way than usual, to be started and stopped here.
+        """
         self.run_dir = Path(run_dir).resolve()
-        self.partitions = partitions
+        self.partitions, self._replication = partitions, replication
         self._say: Say = say or (lambda _who, _line: None)
         self._keeper = Keeper(self._say)
-        self.kafka = None if kafka_bootstrap else Kafka(self.run_dir / "kafka", port=kafka_port)
-        self.mosquitto = None if mqtt else Mosquitto(self.run_dir / "mosquitto", port=mqtt_port)
+        self.kafka = None if kafka_bootstrap else kafka or Kafka(self.run_dir / "kafka", port=kafka_port)
+        self.mosquitto = None if mqtt else mosquitto or Mosquitto(self.run_dir / "mosquitto", port=mqtt_port)
         self.kafka_bootstrap = kafka_bootstrap or (self.kafka.bootstrap if self.kafka else "")
         self.mqtt_host, self.mqtt_port = mqtt or ("127.0.0.1", self.mosquitto.port if self.mosquitto else 0)
         self.state_dir = self.run_dir / "state"
@@ -124,7 +130,7 @@ class Stack:
             brokers: list[Process] = [b for b in (self.kafka, self.mosquitto) if b is not None]
             with ThreadPoolExecutor(max_workers=2) as pool:
                 list(pool.map(lambda broker: broker.start(), brokers))
-            for line in asyncio.run(topics.apply(self.kafka_bootstrap, self.partitions)):
+            for line in asyncio.run(topics.apply(self.kafka_bootstrap, self.partitions, self._replication)):
                 self._say("up", line)
             self._launch(list(self.services.values()))
         except BaseException:
@@ -188,6 +194,17 @@ class Stack:
                 msg = f"{name} is not ready after {seconds:.0f} s: {process.last_line()}"
                 raise BrokerError(msg)
             time.sleep(0.05)
+
+    def down(self, name: str) -> None:
+        """Kill -9 a part and keep it down, as a fault, until ``revive``."""
+        self._keeper.release(name)
+        self._process(name).kill()
+
+    def revive(self, name: str) -> None:
+        """Start a part that is down; it is kept from now on."""
+        process = self._process(name)
+        process.spawn()
+        self._keeper.watch(process)
 
     def restart(self, name: str) -> None:
         """Stop a part cleanly (SIGTERM); it is started again."""

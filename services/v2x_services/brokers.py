@@ -19,6 +19,7 @@ import string
 import struct
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -131,9 +132,13 @@ class Kafka(Broker):
         port: int = 0,
         libs: Path | None = None,
         heap: str = "512m",
+        settings: Mapping[str, object] | None = None,
+        cluster_id: str | None = None,
     ) -> None:
+        """Replace ``settings`` of the template; with a ``cluster_id``: one of several nodes that name their voters."""
         super().__init__(folder, host=host, port=port)
         self.controller_port = free_port(host)
+        self.settings, self._cluster_id = dict(settings or {}), cluster_id
         self._libs, self._heap = libs, heap
 
     @property
@@ -155,24 +160,22 @@ class Kafka(Broker):
         """Write server.properties, format the storage if it is new, return the command line."""
         java, libs, data = find_java(), find_libs(self._libs), self.folder / "data"
         properties = self.folder / "server.properties"
-        properties.write_text(
-            template(
-                "kafka/server.properties",
-                host=self.host,
-                port=self.port,
-                controller_port=self.controller_port,
-                data=data,
-            ),
-            "utf-8",
+        text = template(
+            "kafka/server.properties",
+            host=self.host,
+            port=self.port,
+            controller_port=self.controller_port,
+            data=data,
         )
+        properties.write_text(with_settings(text, self.settings, "="), "utf-8")
         run = [java, *_JVM, f"-Xmx{self._heap}", "-Dlog4j2.level=WARN", "-cp", f"{libs}/*"]
         if not (data / "meta.properties").exists():
             command = [
                 *run,
                 "kafka.tools.StorageTool",
                 "format",
-                "--standalone",
-                f"--cluster-id={_cluster_id()}",  # in one word: one id in 64 begins with a dash
+                *([] if self._cluster_id else ["--standalone"]),
+                f"--cluster-id={self._cluster_id or new_cluster_id()}",  # in one word: one id in 64 begins with a dash
                 "-c",
                 str(properties),
             ]
@@ -184,9 +187,20 @@ class Kafka(Broker):
 
 
 class Mosquitto(Broker):
-    """One Mosquitto."""
+    """One Mosquitto; ``settings`` replace those of the template."""
 
     name = "mosquitto"
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(folder, host=host, port=port)
+        self.settings = dict(settings or {})
 
     def serves(self) -> bool:
         """Say whether the port takes connections."""
@@ -201,13 +215,18 @@ class Mosquitto(Broker):
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         conf = self.folder / "mosquitto.conf"
-        conf.write_text(
-            template("mosquitto/mosquitto.conf", host=self.host, port=self.port, data=data, user=getpass.getuser()),
-            "utf-8",
-        )
+        text = template("mosquitto/mosquitto.conf", host=self.host, port=self.port, data=data, user=getpass.getuser())
+        conf.write_text(with_settings(text, self.settings, " "), "utf-8")
         return [find_mosquitto(), "-c", str(conf)]
 
 
-def _cluster_id() -> str:
+def with_settings(text: str, settings: Mapping[str, object], between: str) -> str:
+    """Return a broker's file with its line of each setting replaced, or added; None takes the line away."""
+    lines = [line for line in text.splitlines() if line.partition(between)[0] not in settings]
+    lines += [f"{name}{between}{value}" for name, value in settings.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def new_cluster_id() -> str:
     """Return a Kafka UUID: 16 bytes, URL-safe base64 without padding."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()

@@ -6,6 +6,7 @@ import asyncio
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -200,9 +201,22 @@ class Log:
         return read(self.registry, *unframe_kafka(self.registry, value))
 
 
-async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS) -> Log:
-    """Read ``topics`` from start to the end offsets of this moment; BrokerError if Kafka or a topic is not there."""
-    log = Log()
+class LeanLog(Log):
+    """A log without the values of frames, and with each name once: of a long run the others would not fit in memory."""
+
+    def _frame(self, record: Any) -> None:
+        Log._frame(self, record)  # noqa: SLF001 - a dataclass with slots has no super()
+        frame = self.frames[-1]
+        position = frame.position._replace(generation=intern(frame.position.generation))
+        self.frames[-1] = frame._replace(value=None, zone=intern(frame.zone), position=position)
+
+
+async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS, log: Log | None = None) -> Log:
+    """Read ``topics`` from start to the end offsets of this moment; BrokerError if Kafka or a topic is not there.
+
+    They are read into ``log`` if it is given.
+    """
+    log = log or Log()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,

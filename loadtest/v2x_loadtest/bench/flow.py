@@ -13,20 +13,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from sys import intern
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import numpy as np
-from aiokafka import AIOKafkaConsumer
 from v2x.errors import ConfigError
 from v2x.topics import DEADLETTER, OBSERVATIONS, TRACKS
 
 from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.registry import Registry
 from v2x_loadtest import latency
-from v2x_loadtest.audit import log as audit_log
 from v2x_loadtest.audit.ledger import Ledger
+from v2x_loadtest.audit.log import LeanLog, Log, read_log
 from v2x_loadtest.bench.drive import Publishing
 from v2x_loadtest.bench.load import SEQ_FIRST, BenchDevice, Load, from_messages, merged, thinned
 from v2x_loadtest.bench.proc import Usage, rss_mb
@@ -38,6 +36,7 @@ from v2x_loadtest.simulate.scale import scaled_zones
 from v2x_loadtest.stack import Stack
 
 Say = Callable[[str], None]
+_TOPICS: Final = (OBSERVATIONS, DEADLETTER, TRACKS)
 _CYCLE_S: Final = 60
 _MAKING_S: Final = (6.0, 0.02)  # from making the content to the first message: always, and for each RSU
 _SLOW: Final = 4.0  # and so many times what preparing took: the machine may be busy
@@ -93,16 +92,6 @@ class FlowReport:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
-
-
-class _Lean(audit_log.Log):
-    """A log without the values of frames, and with each name once: a province's would not fit in memory."""
-
-    def _frame(self, record: Any) -> None:
-        audit_log.Log._frame(self, record)  # noqa: SLF001
-        frame = self.frames[-1]
-        position = frame.position._replace(generation=intern(frame.position.generation))
-        self.frames[-1] = frame._replace(value=None, zone=intern(frame.zone), position=position)
 
 
 def make_load(options: FlowOptions, say: Say) -> tuple[Load, dict[str, Any], float]:
@@ -203,7 +192,7 @@ def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
         report.drained = _drain(stack)
         report.restarts = dict(stack.restarts)
         say("reading the log")
-        log = asyncio.run(_read(stack.kafka_bootstrap))
+        log = asyncio.run(read_log(stack.kafka_bootstrap, _TOPICS, LeanLog()))
     _count(report, log, Ledger.load(folder / "ledger"), summary, t0_us, options)
     return report
 
@@ -288,23 +277,8 @@ def _drain(stack: Stack) -> bool:
     return False
 
 
-async def _read(bootstrap: str, names: Sequence[str] = (OBSERVATIONS, DEADLETTER, TRACKS)) -> audit_log.Log:
-    log = _Lean()
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="none", check_crcs=False,
-        max_partition_fetch_bytes=8 << 20, fetch_max_bytes=64 << 20,
-    )  # fmt: skip
-    await consumer.start()
-    try:
-        for topic, partitions in (await audit_log.topic_partitions(bootstrap, names)).items():
-            await audit_log._read_topic(consumer, topic, partitions, log)  # noqa: SLF001
-    finally:
-        await consumer.stop()
-    return log
-
-
 def _count(
-    report: FlowReport, log: audit_log.Log, ledger: Ledger, summary: dict[str, Any], t0_us: int, options: FlowOptions
+    report: FlowReport, log: Log, ledger: Ledger, summary: dict[str, Any], t0_us: int, options: FlowOptions
 ) -> None:
     both = latency.join(log, ledger)
     acked = ledger.sent["acked_us"] > 0
@@ -325,7 +299,7 @@ def _count(
     report.latency["publish_to_kafka"] = latency.quantiles((stamp_us - steady.intended_us) / 1000)
     report.latency["publish_to_ingest"] = latency.quantiles((rx_us - steady.intended_us)[rx_us > 0] / 1000)
     tracks = latency.Latency()
-    latency._tracks(tracks, log, steady, log.schemas.list())  # noqa: SLF001
+    latency._tracks(tracks, log, steady)  # noqa: SLF001
     report.latency["publish_to_track"] = tracks.hops["publish_to_track"]
     report.latency["kafka_to_track"] = tracks.hops["kafka_to_track"]
     report.untracked = tracks.untracked

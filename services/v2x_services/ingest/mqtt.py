@@ -57,7 +57,7 @@ class MqttConfig:
     session_expiry_s: int = 86_400
     username: str = ""
     password: str = ""
-    keep_alive_s: int = 20
+    keep_alive_s: int = 8  # a connection that is dead without a word is noticed after one to one and a half of these
     pace_s: float = 0.006
 
 
