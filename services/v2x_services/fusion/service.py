@@ -15,7 +15,6 @@ and suppresses outputs that are already in the output topics.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -31,7 +30,7 @@ from v2x.errors import SnapshotError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
-from v2x_services import topics
+from v2x_services import memory, topics
 from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account
 from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.fusion.group import Membership
@@ -139,8 +138,7 @@ class Fusion:
     async def _start(self) -> None:
         self.why_not_ready = "compiling kernels"
         await asyncio.to_thread(self._cores.warm_up)
-        gc.collect()
-        gc.freeze()  # half a million objects of imports: no collection looks at them again
+        memory.settle()
         self.why_not_ready = "waiting for Kafka"
         await self._sink.start(self._steps.done)
         self._consumer = AIOKafkaConsumer(
