@@ -8,7 +8,6 @@ leaves no row anywhere; its neighbours are untouched.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -102,16 +101,6 @@ class Encoder(Protocol):
     def encode(self, schema: str, record: Mapping[str, Any]) -> bytes:
         """Return the framed value."""
         ...
-
-
-def to_text(array: npt.NDArray[Any]) -> str:
-    """Return an array's bytes as text: what is JSON-able and yet quick to write."""
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-
-
-def from_text(text: str, dtype: type[Any]) -> npt.NDArray[Any]:
-    """Return an array of one dimension from its text."""
-    return np.frombuffer(base64.b64decode(text), dtype).copy()
 
 
 class Record(NamedTuple):

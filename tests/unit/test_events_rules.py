@@ -25,6 +25,7 @@ from tests.unit.events_world import (
 from v2x.errors import ConfigError
 from v2x.events import Detector
 from v2x.events.catalogue import KINDS, RULES, kind_of_code, with_overrides
+from v2x.fusion.snapshot import Frozen, unpack
 from v2x.road import Road
 
 
@@ -376,7 +377,7 @@ def test_whatever_drives_ids_and_revisions_are_unique_and_the_life_is_in_order(p
         assert life[0].start_ms <= life[0].detected_ms
 
 
-def test_state_goes_through_json_at_any_step_without_a_trace():
+def test_state_goes_through_a_snapshot_at_any_step_without_a_trace():
     def cars():
         return [
             parked(1, 500.0, leaves=20.0), parked(2, 480.0, arrives=4.0, leaves=22.0), cruising(3, 0.0, 42.0, lane=1),
@@ -394,8 +395,9 @@ def test_state_goes_through_json_at_any_step_without_a_trace():
         broken.run(crew, until)
         road = Road.load(json.loads(json.dumps(broken.road.state())))
         det = Detector(None, "Z", road)
-        det.load(json.loads(json.dumps(broken.det.state())))
-        assert det.state() == broken.det.state()
+        blob = Frozen(broken.det.state()).pack()
+        det.load(unpack(blob))
+        assert Frozen(det.state()).pack() == blob
         broken.road, broken.det = road, det
     assert broken.changes == straight.changes
     assert len({c.kind for _, c in straight.changes}) >= 4

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit import fusion_scene as fs
-from tests.unit.fusion_drive import CODEC, ZONES, Drive, decoded, engine
+from tests.unit.fusion_drive import CODEC, DECODER, ZONES, Drive, decoded, engine
 from v2x.columns import Output, Record
 from v2x.errors import SnapshotError
-from v2x.fusion.frames import COLUMNS, Frame, FrameEncoder
+from v2x.fusion.engine import Engine
+from v2x.fusion.frames import COLUMNS, FrameEncoder, lane_column, room, strings, write
 from v2x.road import Road
 from v2x.topics import LINKS, MAPS, OBSERVATIONS, TRACKS
 
@@ -224,12 +225,14 @@ def test_adopts_for_other_zones_and_worlds_are_left_out() -> None:
 
 
 class Counting:
-    """An encoder that counts, and may put the columns elsewhere."""
+    """An encoder that counts frames with tracks, and may put their columns elsewhere."""
 
     def __init__(self, tail: bytes = b"") -> None:
         self.tail, self.full = tail, 0
 
     def encode(self, schema: str, record: Any) -> bytes:
+        if schema != "track_frame":
+            return CODEC.encode(schema, record)
         self.full += bool(record["track"])
         return CODEC.encode(schema, record) + self.tail
 
@@ -246,22 +249,35 @@ def road_of(links: list[str]) -> Road:
 
 def test_frames_are_what_the_encoder_makes() -> None:
     rng = np.random.default_rng(1)
-    fast, moved = Counting(), Counting(b"x")
-    one, other = FrameEncoder(fast), FrameEncoder(moved)
+    start = FrameEncoder(CODEC).start(fs.GENERATION, 1)
+    out = np.zeros(1 << 16, np.uint8)
     for n in (0, 1, 63, 64, 200):
         whole = rng.integers(-(1 << 52), 1 << 52, (len(COLUMNS), n)) >> rng.integers(0, 50, (len(COLUMNS), n))
         for nth, links in enumerate(([], ["a"], ["M-E1", "路" * 40, *map(str, range(70))])):
             lane = rng.integers(-1, max(len(links) - 3, 0), n).astype(np.int32)
-            frame = Frame(f"Z{nth}", fs.T0, fs.T0 + 7, 9, n, whole.copy(), lane, road_of(links))
-            used = sorted(set(lane[lane >= 0].tolist()))
+            lanes, used = road_of(links).lanes, sorted(set(lane[lane >= 0].tolist()))
             record = {
                 "generation": fs.GENERATION, "partition": 1, "offset": 5, "index": nth, "zone": f"Z{nth}",
                 "event_ms": fs.T0, "stream_ms": fs.T0 + 7, "inputs": 9,
                 **dict(zip(COLUMNS, whole.tolist(), strict=True)), "links": [links[x] for x in used],
                 "lane": [used.index(x) * 256 + x + 1 if x >= 0 else -1 for x in lane.tolist()],
             }  # fmt: skip
-            expected = CODEC.encode("track_frame", record)
-            assert one.encode(fs.GENERATION, 1, 5, nth, frame) == expected
-            assert other.encode(fs.GENERATION, 1, 5, nth, frame) == expected + b"x"
+            columns = np.hstack((np.zeros((len(COLUMNS), nth), np.int64), whole))  # those of other zones come first
+            lane = np.concatenate((np.full(nth, -1, np.int32), lane))
+            found, (zone, _), (names, name_at) = np.zeros(len(links), np.int32), strings([f"Z{nth}"]), strings(links)
+            count = lane_column(lane, lanes.link, lanes.lane_id, columns, nth, n, found)
+            end = write(
+                start, 5, nth, zone, fs.T0, fs.T0 + 7, 9, columns, nth, n, found, count, names, name_at, out, nth
+            )  # fmt: skip
+            assert out[nth:end].tobytes() == CODEC.encode("track_frame", record)
+            assert end - nth <= room(len(start), len(zone), len(names), n)
+
+
+def test_an_encoder_of_other_ways_makes_the_frames_itself() -> None:
+    said = []
+    for encoder in (fast := Counting(), moved := Counting(b"x")):
+        core = Engine(None, ZONES, DECODER, encoder, 0, 1, CODEC.decode_kafka)
+        said.append([o for o in core.feed(list(mixed())) if o.topic == TRACKS])
     assert fast.full == 1  # the comparison
-    assert moved.full > 1
+    assert moved.full > 10
+    assert [o.value + b"x" for o in said[0]] == [o.value for o in said[1]]

@@ -11,7 +11,7 @@ How the engine calls it, in the order of the log::
 
 A change comes out in the call that caused it (a report) or at the next step (all else). MAP goes to ``road.update``;
 when a track crosses into another zone, give ``det.release(track)`` to that zone's ``adopt``: its events go on there
-under their ids. ``state()`` and ``load()`` are JSON-able and exact.
+under their ids. ``state()`` is JSON-able but for arrays, and ``load()`` exact.
 """
 
 from __future__ import annotations
@@ -322,7 +322,7 @@ class Detector:
             self.book.open[event.event_id] = event
 
     def state(self) -> dict[str, Any]:
-        """Return everything but the road (it has its own), JSON-able."""
+        """Return everything but the road (it has its own), JSON-able but for arrays."""
         return {
             "now": self.now,
             "table": self.table.state(),

@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from v2x.columns import from_text, to_text
 from v2x.events import kernel as k
 from v2x.events.catalogue import TRACK_LIMITS, Rule
 from v2x.events.congestion import Covers
@@ -296,23 +295,20 @@ class TrackTable:
 
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
-        """Return everything, JSON-able."""
+        """Return everything, JSON-able but for arrays."""
         return {
             "now": self.now,
-            "times": to_text(self.times),
-            "id": to_text(self.id),
-            "ints": to_text(self.ints),
-            "reals": to_text(self.reals),
+            "times": self.times,
+            "id": self.id,
+            "ints": self.ints,
+            "reals": self.reals,
             "ghosts": [[g.id, g.seen_ms, g.ints.tolist(), g.reals.tolist()] for g in self.ghosts],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Become a ``state``."""
         self.now = state["now"]
-        self.times = from_text(state["times"], np.int64)
-        self.id = from_text(state["id"], np.int64)
-        self.ints = from_text(state["ints"], np.int64).reshape(-1, k.INT_WIDTH)
-        self.reals = from_text(state["reals"], np.float64).reshape(-1, k.REAL_WIDTH)
+        self.times, self.id, self.ints, self.reals = (state[name] for name in ("times", "id", "ints", "reals"))
         self._ordered = 0
         self._fit()
         self.ghosts = [

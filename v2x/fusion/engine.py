@@ -25,12 +25,14 @@ from v2x.fusion.clock import EventClock, StreamClock
 from v2x.fusion.intake import CONTROL, FUSED, LATE, REPEATS, Intake
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.repeats import Repeats
+from v2x.fusion.rounds import Rounds
 from v2x.fusion.runs import DUE_HEARD, Runs, trigger
 from v2x.fusion.station import EVENT_MS, Station
+from v2x.fusion.zone import A_COLS
 from v2x.topics import OBSERVATIONS
 from v2x.zones import ZoneMap
 
-VERSION: Final = 2  # of what a snapshot means; raise it when state changes its shape or meaning
+VERSION: Final = 3  # of what a snapshot means; raise it when state changes its shape or meaning
 RUN_COUNTS: Final = (FUSED, LATE, CONTROL, REPEATS)  # in the order of v2x.fusion.runs
 DecodeRecord = Callable[[bytes], tuple[str, dict[str, Any]]]
 
@@ -65,7 +67,11 @@ class Engine:
         self.newest: dict[str, tuple[int, int]] = {}  # source zone and partition -> its last position taken
         self._decoder = decoder
         times = (self.clock, self.events, self.repeats)
-        self._runs = Runs(self.stations, zones, decoder.schemas, fixed, times)
+        where = np.zeros((len(mine), A_COLS), np.int64)
+        for station, row in zip(self.stations.values(), where, strict=True):
+            station.zone.show(row)
+        self._runs = Runs(self.stations, zones, decoder.schemas, fixed, times, where)
+        self._rounds = Rounds(list(self.stations.values()), where, encoder, self.outlet)
         self._intake = Intake(self, self._runs, decoder, decode_record or _no_records)
 
     # -- the log ----------------------------------------------------------------------------------------------------
@@ -121,8 +127,7 @@ class Engine:
             self._frame(event_ms, cause)
 
     def _frame(self, event_ms: int, trigger: Trigger) -> None:
-        for station in self.stations.values():
-            station.frame(self.outlet, event_ms, self.clock.now_ms, self.clock.idle_ms, self.inputs, trigger)
+        self._rounds.make(event_ms, self.clock.now_ms, self.clock.idle_ms, self.inputs, trigger)
 
     @property
     def generation(self) -> str | None:
@@ -159,13 +164,9 @@ class Engine:
             "outlet": self.outlet.state(),
             "newest": {k: list(v) for k, v in self.newest.items()},
             "intake": self._intake.state(),
-            "stations": {},
+            "stations": {name: station.state() for name, station in self.stations.items()},
         }
-        arrays: snap.Arrays = {}
-        for name, station in self.stations.items():
-            head["stations"][name] = station.state()
-            arrays.update({f"{name}/{k}": a for k, a in station.zone.arrays().items()})
-        return snap.Frozen(head, arrays)
+        return snap.Frozen(head)
 
     @classmethod
     def restore(
@@ -185,7 +186,7 @@ class Engine:
         Another configuration is taken (the caller decides whether this is the place for it: a clean stop).
         """
         engine = cls(config, zones, decoder, encoder, partition, partitions, decode_record)
-        head, arrays = snap.unpack(blob)
+        head = snap.unpack(blob)
         here = engine._identity()
         for name in ("version", "partition", "partitions"):
             if head[name] != here[name]:
@@ -202,8 +203,7 @@ class Engine:
         engine.newest = {k: (v[0], v[1]) for k, v in head["newest"].items()}
         engine._intake.load(head["intake"])
         for name, station in engine.stations.items():
-            own = {k[len(name) + 1 :]: a for k, a in arrays.items() if k.startswith(f"{name}/")}
-            station.load(head["stations"][name], own)
+            station.load(head["stations"][name])
         engine._runs.learn_all()
         return engine
 

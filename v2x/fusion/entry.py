@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import cos, nan, pi, radians, sin, sqrt
+from math import nan, pi, sqrt
 from typing import Any, Final
 
 import numpy as np
 
 from v2x.fusion import layout as c
+from v2x.fusion.angles import compass, turn
 from v2x.fusion.grid import bucket, link
 from v2x.fusion.jit import helper, kernel
 from v2x.fusion.scan import fuse
@@ -44,11 +45,11 @@ _STATE: Final = (
 
 @helper
 def local(lat_e7: int, lon_e7: int, geo: Any) -> tuple[float, float]:
-    """Return (east, north); ``geo`` is (origin latitude in rad, origin longitude in 1e-7 deg, metres per rad north)."""
-    phi = lat_e7 * E7_RAD
-    d = sin(phi)
-    normal = SEMI_MAJOR_M / sqrt(1.0 - ECC2 * d * d)
-    return (lon_e7 - geo[1]) * E7_RAD * normal * cos(phi), (phi - geo[0]) * geo[2]
+    """Return (east, north), m."""
+    d = lat_e7 * E7_RAD - geo[c.G_LAT]
+    sine, cosine = turn(geo[c.G_SIN], geo[c.G_COS], d)
+    normal = SEMI_MAJOR_M / sqrt(1.0 - ECC2 * sine * sine)
+    return (lon_e7 - geo[c.G_LON]) * E7_RAD * normal * cosine, d * geo[c.G_MERIDIAN]
 
 
 @helper
@@ -67,8 +68,7 @@ def _velocity(m: Any, speed: int, heading: int) -> None:
         m[c.M_HX] = m[c.M_HY] = 0.0
         m[c.M_VE] = m[c.M_VN] = nan
         return
-    h = radians(heading * 0.0125)
-    m[c.M_HX], m[c.M_HY] = sin(h), cos(h)
+    m[c.M_HX], m[c.M_HY] = compass(heading)
     v = nan if speed == SPEED_NONE else speed * 0.02
     m[c.M_VE], m[c.M_VN] = v * m[c.M_HX], v * m[c.M_HY]
 

@@ -6,7 +6,7 @@ call helpers in sibling files, so the stamp is widened to all files of the entry
 it shares with others, or an edited helper would go unseen.
 
 A kernel that works on many zones in turn gets a table of addresses: numba takes no list of arrays without copying it at
-each call. ``reals`` and ``whole`` make arrays of them again. Whoever writes the table keeps the arrays alive.
+each call. ``reals``, ``whole`` and the like make arrays of them again. Whoever writes the table keeps the arrays alive.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def lined(shape: tuple[int, ...], dtype: type[Any]) -> Any:
     Rows of whole lines begin with one, what is never written takes no memory, and what is freed goes back at once: the
     heap would write zeros into what it gives out again, and keep it.
     """
-    room = mmap.mmap(-1, max(int(np.prod(shape)) * 8, 1))
+    room = mmap.mmap(-1, max(int(np.prod(shape)) * 8, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(room, dtype, int(np.prod(shape))).reshape(shape)
 
 
@@ -114,3 +114,21 @@ def real_line(address: int, size: int) -> Any:
 def whole_line(address: int, size: int) -> Any:
     """Return the int64 array (size,) at an address."""
     return carray(_pointer(address), (size,), np.int64)
+
+
+@helper
+def short_line(address: int, size: int) -> Any:
+    """Return the int32 array (size,) at an address."""
+    return carray(_pointer(address), (size,), np.int32)
+
+
+@helper
+def short(address: int, rows: int, columns: int) -> Any:
+    """Return the int32 array (rows, columns) at an address."""
+    return carray(_pointer(address), (rows, columns), np.int32)
+
+
+@helper
+def text_line(address: int, size: int) -> Any:
+    """Return the bytes (size,) at an address."""
+    return carray(_pointer(address), (size,), np.uint8)

@@ -92,9 +92,17 @@ B_T: Final = 10
 B_COLS: Final = 12
 VEHICLES: Final = 0  # sensor 0: vehicles that speak for themselves; no bias is estimated
 
+# --- GEO: a zone's origin: latitude (rad), longitude (1e-7 deg), metres per rad north, sine and cosine of latitude ---
+G_LAT: Final = 0
+G_LON: Final = 1
+G_MERIDIAN: Final = 2
+G_SIN: Final = 3
+G_COS: Final = 4
+GEO_COLS: Final = 5
+
 # --- CTL: scalars of a zone ------------------------------------------------------------------------------------------
 CTL_UID: Final = 0  # last uid given
-CTL_FREE: Final = 1  # first free row, -1 none
+CTL_FREE: Final = 1  # first row that was given back, -1 none; rows from CTL_TOP on are free as well
 CTL_TOP: Final = 2  # rows ever used (a bound for loops)
 CTL_LIVE: Final = 3  # rows in use
 CTL_SERIAL: Final = 4  # scans so far
@@ -183,7 +191,7 @@ K_COLS: Final = 6
 
 MAX_SCAN: Final = 256
 MAX_EDGES: Final = 4096
-BUCKETS: Final = 8_192
+BUCKETS: Final = 2_048
 
 
 def parameters(overrides: dict[str, float] | None = None) -> F64:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from v2x.columns import Encoder, Output
-from v2x.fusion.frames import Frame, FrameEncoder
 from v2x.topics import EVENTS, HEADER_RX, LINKS, MAPS, OBSERVATIONS, TRACKS
 from v2x.zones import ZoneMap
 
@@ -39,8 +38,7 @@ class Outlet:
         self.generation: str | None = None
         self.made = 0
         self._encoder, self._zones = encoder, zones
-        self._frames = FrameEncoder(encoder)
-        self._partition, self._partitions = partition, partitions
+        self.partition, self._partitions = partition, partitions
         self._offset, self._nth = -1, 0
         self._out: list[Output] = []
 
@@ -53,24 +51,27 @@ class Outlet:
         out, self._out = self._out, []
         return out
 
-    def frame(self, frame: Frame) -> None:
-        """Say a track frame."""
-        if self.generation is not None:
-            value = self._frames.encode(self.generation, self._partition, self._offset, self._nth, frame)
-            self._put(TRACKS, self._partition, frame.zone, value)
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return the position that the next output will have: input offset, count at that offset."""
+        return self._offset, self._nth
+
+    def frame(self, zone: str, value: bytes) -> None:
+        """Say a zone's track frame, which carries its position already."""
+        self._put(TRACKS, self.partition, zone, value)
 
     def event(self, event_id: str, record: dict[str, Any], trigger: Trigger) -> None:
         """Say a revision of an event."""
-        self._say(EVENTS, self._partition, event_id, "traffic_event", {**record, **trigger.fields()})
+        self._say(EVENTS, self.partition, event_id, "traffic_event", {**record, **trigger.fields()})
 
     def link(self, record: dict[str, Any]) -> None:
         """Say the state of a section or link."""
-        self._say(LINKS, self._partition, record["link"], "link_state", record)
+        self._say(LINKS, self.partition, record["link"], "link_state", record)
 
     def node(self, record: dict[str, Any]) -> None:
         """Say a map node."""
         node = record["nodes"][0]
-        self._say(MAPS, self._partition, f"{node['region']}-{node['node']}", "map_state", record)
+        self._say(MAPS, self.partition, f"{node['region']}-{node['node']}", "map_state", record)
 
     def neighbour(self, schema: str, zone: str, record: dict[str, Any]) -> None:
         """Say an adopt or release to another zone: it goes into that zone's log, in our own partition too."""
@@ -78,7 +79,7 @@ class Outlet:
             return
         to = self._zones.partition(zone, self._partitions)
         full = {
-            "generation": self.generation, "from_partition": self._partition, "from_offset": self._offset,
+            "generation": self.generation, "from_partition": self.partition, "from_offset": self._offset,
             "from_index": self._nth, "to_zone": zone, **record,
         }  # fmt: skip
         self._put(OBSERVATIONS, to, zone, self._encoder.encode(schema, full))
@@ -90,7 +91,7 @@ class Outlet:
 
     def _position(self) -> dict[str, Any]:
         return {
-            "generation": self.generation, "partition": self._partition, "offset": self._offset, "index": self._nth,
+            "generation": self.generation, "partition": self.partition, "offset": self._offset, "index": self._nth,
         }  # fmt: skip
 
     def _put(self, topic: str, partition: int, key: str, value: bytes) -> None:

@@ -46,10 +46,9 @@ class Ownership:
         self.counters: Counter[str] = Counter()
 
     # -- what this zone decides -------------------------------------------------------------------------------------
-    def step(self, event_ms: int, stream_ms: int) -> list[Message]:
-        """Decide for one frame; return the records that go to neighbours."""
+    def tell(self, told: list[list[int]], taken: int, event_ms: int) -> list[Message]:
+        """Return the records that go to neighbours: ``told`` and ``taken`` are what v2x.fusion.place decided."""
         z, out = self.zone, list[Message]()
-        told, taken = z.decide(event_ms, stream_ms)
         if taken:
             self.counters["taken_over"] += taken
         for row, what, beside in told:
@@ -116,7 +115,7 @@ class Ownership:
         """Return the row that has this id, binding or making one if need be; -1: our own claim is older."""
         z, gid = self.zone, int(record["track"])
         east, north, ve, vn, cov = self._here(record)
-        live = np.flatnonzero(z.i[:, c.I_STATUS] != c.FREE)
+        live = np.flatnonzero(z.i[: z.ctl[c.CTL_TOP], c.I_STATUS] != c.FREE)
         same = live[z.i[live, c.I_GID] == gid]
         if len(same):
             row = int(same[0])

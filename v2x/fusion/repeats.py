@@ -9,10 +9,11 @@ scans since the boot it spoke of last (number n is bit n mod 4,096). All other s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from v2x.fusion.jit import kernel
 from v2x.fusion.layout import I64
@@ -23,6 +24,7 @@ RING_KIND: Final = "rsm"
 BOOT, TOP = range(2)  # of a ring: boot (-1 none yet), highest number
 _MASK: Final = (1 << WINDOW) - 1
 _WORDS: Final = WINDOW // 64
+U64 = npt.NDArray[np.uint64]
 
 
 @kernel("boolean(int64[:,::1], uint64[:,::1], int64, int64)")
@@ -55,7 +57,7 @@ class Repeats:
         self._streams: dict[tuple[str, int, str], list[int]] = {}
         self._fixed = {device: n for n, device in enumerate(fixed)}
         self.rings: I64 = np.full((len(fixed), 2), -1, np.int64)
-        self.bits = np.zeros((len(fixed), _WORDS), np.uint64)
+        self.bits: U64 = np.zeros((len(fixed), _WORDS), np.uint64)
 
     def seen(self, device: str, boot: int, kind: str, seq: int) -> bool:
         """Note a message; return whether it was seen before."""
@@ -92,16 +94,11 @@ class Repeats:
         """Let a ring stand for another boot of its device; what it held goes into the table."""
         row = self._streams.pop((device, boot, RING_KIND), None)
         if self.rings[ring, BOOT] >= 0:
-            self._keep((device, int(self.rings[ring, BOOT]), RING_KIND), self._rows([ring])[0])
+            self._keep(
+                (device, int(self.rings[ring, BOOT]), RING_KIND),
+                _rows(self.rings[ring : ring + 1], self.bits[ring : ring + 1])[0],
+            )
         self._fill(ring, boot, *(row or (seq - 1, 0)))
-
-    def _rows(self, rings: list[int]) -> list[list[int]]:
-        """Return rings as rows of the table."""
-        tops = self.rings[rings, TOP]
-        numbers = np.unpackbits(self.bits[rings].view(np.uint8), axis=1, bitorder="little")
-        top_first = (tops[:, None] - np.arange(WINDOW)) % WINDOW
-        below = np.packbits(np.take_along_axis(numbers, top_first, axis=1), axis=1, bitorder="little")
-        return [[top, int.from_bytes(row.tobytes(), "little")] for top, row in zip(tops.tolist(), below, strict=True)]
 
     def _fill(self, ring: int, boot: int, top: int, bits: int) -> None:
         """Set a ring from a row of the table."""
@@ -110,24 +107,40 @@ class Repeats:
         self.rings[ring] = boot, top
         self.bits[ring] = np.packbits(numbers, bitorder="little").view(np.uint64)
 
-    def state(self) -> list[list[object]]:
-        """Return everything, JSON-able (the bits as hexadecimal text)."""
-        streams = [[*key, row[0], f"{row[1]:x}"] for key, row in self._streams.items()]
-        known = [(device, n) for device, n in self._fixed.items() if self.rings[n, BOOT] >= 0]
-        rows = self._rows([n for _, n in known])
-        rings = [
-            [d, int(self.rings[n, BOOT]), RING_KIND, row[0], f"{row[1]:x}"]
-            for (d, n), row in zip(known, rows, strict=True)
-        ]
-        return streams + rings
-
-    def load(self, state: list[list[object]]) -> None:
-        """Take a ``state``; of a device's boots the last one gets the ring."""
-        self._streams = {
-            (str(d), int(str(b)), str(k)): [int(str(top)), int(str(bits), 16)] for d, b, k, top, bits in state
+    def state(self) -> dict[str, Any]:
+        """Return everything, JSON-able but for arrays (the bits of a stream as hexadecimal text)."""
+        known = np.flatnonzero(self.rings[:, BOOT] >= 0)
+        devices = list(self._fixed)
+        return {
+            "streams": [[*key, row[0], f"{row[1]:x}"] for key, row in self._streams.items()],
+            "devices": [devices[n] for n in known.tolist()],
+            "rings": self.rings[known],
+            "bits": self.bits[known],
         }
-        last = {device: (device, boot, kind) for device, boot, kind in self._streams if kind == RING_KIND}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take a ``state``, perhaps of other fixed devices; of a device's boots the last one gets the ring."""
+        streams = {(d, boot, kind): [top, int(bits, 16)] for d, boot, kind, top, bits in state["streams"]}
+        last = {device: (device, boot, kind) for device, boot, kind in streams if kind == RING_KIND}
+        for n, device in enumerate(state["devices"]):
+            ring = self._fixed.get(device, -1)
+            if ring >= 0:
+                self.rings[ring], self.bits[ring] = state["rings"][n], state["bits"][n]
+                last.pop(device, None)
+            else:
+                (row,) = _rows(state["rings"][n : n + 1], state["bits"][n : n + 1])
+                streams[device, int(state["rings"][n, BOOT]), RING_KIND] = row
         for device, key in last.items():
             ring = self._fixed.get(device, -1)
             if ring >= 0:
-                self._fill(ring, key[1], *self._streams.pop(key))
+                self._fill(ring, key[1], *streams.pop(key))
+        self._streams = streams
+
+
+def _rows(rings: I64, bits: U64) -> list[list[int]]:
+    """Return rings as rows of the table."""
+    tops = rings[:, TOP]
+    numbers = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")
+    top_first = (tops[:, None] - np.arange(WINDOW)) % WINDOW
+    below = np.packbits(np.take_along_axis(numbers, top_first, axis=1), axis=1, bitorder="little")
+    return [[top, int.from_bytes(row.tobytes(), "little")] for top, row in zip(tops.tolist(), below, strict=True)]

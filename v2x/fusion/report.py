@@ -6,13 +6,14 @@ come and go seldom, so sorting is inserting the few new ones.
 
 from __future__ import annotations
 
-from math import atan2, cos, hypot, pi, sin, sqrt
+from math import pi, sqrt
 from typing import Any, Final
 
 import numpy as np
 
 from v2x.fusion import layout as c
-from v2x.fusion.jit import helper, kernel
+from v2x.fusion.angles import bearing, turn
+from v2x.fusion.jit import helper
 from v2x.fusion.kalman import noise, position_cov
 from v2x.geo import ECC2, SEMI_MAJOR_M
 
@@ -23,6 +24,7 @@ X_ROWS: Final = 12
 Y_TRACK, Y_CLS, Y_LAT, Y_LON, Y_SPEED, Y_HEAD, Y_ACC, Y_SIGMA, Y_LEN, Y_WID, Y_LANE, Y_HITS, Y_AGE = range(13)
 Y_BORN, Y_LAST = 13, 14
 Y_ROWS: Final = 15
+HEADINGS: Final = 28_800  # units of 0.0125 degrees
 _RAD_E7: Final = 1e7 * 180.0 / np.pi
 _PAIRS: Final = 0x3F03F03F03F03F  # every other of ten counters of six bits
 _SUM: Final = 1 << 48 | 1 << 36 | 1 << 24 | 1 << 12 | 1
@@ -73,39 +75,57 @@ def _hits(i: Any, event_ms: int) -> Any:
     return (pairs * _SUM >> 48) & 0xFFF
 
 
-@kernel(
-    "int64(float64[:,::1], int64[:,::1], int64[::1], float64[::1], float64[::1], int64, int64, int64[::1], "
-    "float64[:,::1], int64[:,::1], int16[::1], int32[::1])"
-)
+@helper
+def _motion(x: Any, y: Any, first: int, last: int) -> None:
+    """Derive speed and heading; X_ALONG and X_LATERAL hold the heading's unit vector."""
+    ve, vn, speed, told = x[X_VE], x[X_VN], x[X_SPEED], y[Y_SPEED]
+    for k in range(first, last):
+        speed[k] = sqrt(ve[k] * ve[k] + vn[k] * vn[k])
+    for k in range(first, last):
+        told[k] = min(round(speed[k] * 50.0), 8190)
+    hx, hy, heading, told = x[X_ALONG], x[X_LATERAL], x[X_HEAD], y[Y_HEAD]
+    for k in range(first, last):
+        angle = bearing(hx[k], hy[k]) * (180.0 / pi)
+        heading[k] = angle if angle < 360.0 else 0.0
+    for k in range(first, last):
+        units = round(heading[k] * 80.0)
+        told[k] = units if units < HEADINGS else 0
+
+
+@helper
+def _place(x: Any, y: Any, geo: Any, first: int, last: int) -> None:
+    """Derive latitude and longitude."""
+    east, north, lat, lon = x[X_E], x[X_N], y[Y_LAT], y[Y_LON]
+    for k in range(first, last):
+        d = north[k] / geo[c.G_MERIDIAN]
+        sine, cosine = turn(geo[c.G_SIN], geo[c.G_COS], d)
+        lat[k] = round((geo[c.G_LAT] + d) * _RAD_E7)
+        lon[k] = round(geo[c.G_LON] + east[k] * sqrt(1.0 - ECC2 * sine * sine) / (SEMI_MAJOR_M * cosine) * _RAD_E7)
+
+
+@helper
 def export(
-    s: Any, i: Any, ctl: Any, prm: Any, geo: Any, event_ms: int, before: int, rows: Any, x: Any, y: Any, cls: Any,
-    lane: Any,
+    s: Any, i: Any, top: int, prm: Any, geo: Any, event_ms: int, before: int, rows: Any, x: Any, y: Any, cls: Any,
+    lane: Any, first: int,
 ) -> Any:  # fmt: skip
     """Write the tracks that leave for ``event_ms`` into the columns ``x`` (X_*), ``y`` (Y_*), ``cls`` and ``lane``.
 
-    Return how many; ``rows`` holds theirs, on entry those of the last frame (``before``). The lanes are those of the
-    last match; Y_LANE and the places along a lane are not set.
+    Return how many; they stand from column ``first`` on. ``rows`` holds theirs, on entry those of the last frame
+    (``before``). The lanes are those of the last match; Y_LANE and the places along a lane are not set.
     """
-    n = _order(i, ctl[c.CTL_TOP], before, event_ms, rows, y[Y_TRACK])
-    for k in range(n):
-        a, b = s[rows[k]], i[rows[k]]
+    n = _order(i, top, before, event_ms, rows, y[Y_TRACK][first:])
+    for at in range(n):
+        k = first + at
+        a, b = s[rows[at]], i[rows[at]]
         dt = (event_ms - b[c.I_T]) * 1e-3
         east, north = a[c.S_E] + dt * a[c.S_VE], a[c.S_N] + dt * a[c.S_VN]
-        speed = hypot(a[c.S_VE], a[c.S_VN])
-        heading = atan2(a[c.S_HX], a[c.S_HY]) * 180.0 / pi % 360.0
         ee, en, nn = position_cov(a, dt, noise(a, b, prm))
         mean, half = 0.5 * (ee + nn), 0.5 * (ee - nn)
         sigma = sqrt(mean + sqrt(half * half + en * en))
         x[X_E, k], x[X_N, k], x[X_VE, k], x[X_VN, k] = east, north, a[c.S_VE], a[c.S_VN]
-        x[X_SPEED, k], x[X_HEAD, k], x[X_ACC, k], x[X_SIGMA, k] = speed, heading, a[c.S_ACC], sigma
+        x[X_ALONG, k], x[X_LATERAL, k] = a[c.S_HX], a[c.S_HY]
+        x[X_ACC, k], x[X_SIGMA, k] = a[c.S_ACC], sigma
         x[X_LEN, k], x[X_WID, k] = a[c.S_LEN], a[c.S_WID]
-        phi = geo[0] + north / geo[2]
-        d = sin(phi)
-        normal = SEMI_MAJOR_M / sqrt(1.0 - ECC2 * d * d)
-        y[Y_LAT, k] = round(phi * _RAD_E7)
-        y[Y_LON, k] = round(geo[1] + east / (normal * cos(phi)) * _RAD_E7)
-        y[Y_SPEED, k] = min(round(speed * 50.0), 8190)
-        y[Y_HEAD, k] = round(heading * 80.0) % 28_800
         y[Y_ACC, k] = max(min(round(a[c.S_ACC] * 100.0), 2_000), -2_000)
         y[Y_SIGMA, k] = min(round(sigma * 100.0), 65_535)
         y[Y_LEN, k] = min(round(a[c.S_LEN] * 100.0), 4_095)
@@ -115,10 +135,12 @@ def export(
         y[Y_AGE, k] = max(event_ms - b[c.I_LAST], 0)
         y[Y_BORN, k], y[Y_LAST, k] = b[c.I_BORN], b[c.I_LAST]
         lane[k] = b[c.I_LANE] - 1
+    _motion(x, y, first, first + n)
+    _place(x, y, geo, first, first + n)
     return n
 
 
-@kernel("void(int64[:,::1], int64[::1], int64, int32[::1])")
+@helper
 def keep_lanes(i: Any, rows: Any, n: int, lane: Any) -> None:
     """Note the lanes that were matched in the rows of the tracks."""
     for k in range(n):

@@ -104,7 +104,7 @@ def _fuse(
         reals(w[zn.A_BIAS], w[zn.A_SENSORS], c.B_COLS), whole_line(w[zn.A_CTL], c.CTL_COLS),
         whole_line(w[zn.A_STAT], c.STAT_COLS), real_line(w[zn.A_PRM], len(c.PRM_NAMES)),
         reals(w[zn.A_M], c.MAX_SCAN, c.M_COLS), whole(w[zn.A_K], c.MAX_SCAN, c.K_COLS),
-        people, cols, row[fields[_LAT]], row[fields[_LON]], real_line(w[zn.A_GEO], 3), confidence,
+        people, cols, row[fields[_LAT]], row[fields[_LON]], real_line(w[zn.A_GEO], c.GEO_COLS), confidence,
         row[fields[_TS]], shift, sensor, event_ms, idle_ms,
     )  # fmt: skip
 
@@ -183,13 +183,13 @@ class Runs:
         schemas: Sequence[str],
         fixed: Sequence[str],
         times: tuple[StreamClock, EventClock, Repeats],
+        where: I64,
     ) -> None:
+        """``where``: how kernels reach the stations' zones (see ZoneState.show)."""
         self._stations = list(stations.values())
         self._fixed = {device: number for number, device in enumerate(fixed)}
         self._times = times
-        self._where: I64 = np.zeros((len(stations), zn.A_COLS), np.int64)
-        for station, where in zip(self._stations, self._where, strict=True):
-            station.zone.show(where)
+        self._where = where
         place = {zone: n for n, zone in enumerate(stations)}
         routes = [[place[z] for z in zones.route(device, None, None) if z in place] for device in fixed]
         self._zone_at: I64 = np.cumsum([0, *map(len, routes)]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Station: one zone at work: its tracks, their ownership, its road and its detector, put together for each frame."""
+"""Station: one zone at work: its tracks, their ownership, its road, its detector, and what follows from a frame."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from v2x.events.detector import Detector
 from v2x.fusion import layout as c
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.ownership import Ownership
-from v2x.fusion.snapshot import Arrays
+from v2x.fusion.view import TrackView
 from v2x.fusion.zone import ZoneState
 from v2x.links import SectionStats
 from v2x.road import Road
 from v2x.zones import ZoneMap
 
 EVENT_MS: Final = 100  # events are looked for at every second frame
-LINK_MS: Final = 1_000
+LINK_MS: Final = 1_000  # a multiple of it
 
 
 class Station:
@@ -33,22 +33,19 @@ class Station:
         self.last: Trigger | None = None  # the last message that fed this zone since events were looked for
         self.frames = 0
 
-    def frame(self, outlet: Outlet, event_ms: int, stream_ms: int, idle_ms: int, inputs: int, trigger: Trigger) -> None:
-        """Make one frame and what follows from it."""
-        z = self.zone
-        z.tidy(event_ms, idle_ms)
-        for schema, to, record in self.ownership.step(event_ms, stream_ms):
+    def tell(self, outlet: Outlet, told: list[list[int]], taken: int, event_ms: int) -> None:
+        """Tell neighbours what was decided for a frame."""
+        for schema, to, record in self.ownership.tell(told, taken, event_ms):
             outlet.neighbour(schema, to, record)
-        watch = event_ms % EVENT_MS == 0
-        outlet.frame(z.report(event_ms, stream_ms, inputs, match=watch))
-        self.frames += 1
-        if watch:
-            cause = self.last or trigger
-            for change in self.detector.step(event_ms, z.view(event_ms, stream_ms), cause):
-                outlet.event(change.event_id, change.record(), cause)
-            self.last = None
-        if event_ms % LINK_MS == 0:
-            for row in self.sections.advance(event_ms):
+
+    def watch(self, outlet: Outlet, view: TrackView, trigger: Trigger) -> None:
+        """Look for events in a frame, and say the sections' states when they are due."""
+        cause = self.last or trigger
+        for change in self.detector.step(view.event_ms, view, cause):
+            outlet.event(change.event_id, change.record(), cause)
+        self.last = None
+        if view.event_ms % LINK_MS == 0:
+            for row in self.sections.advance(view.event_ms):
                 outlet.link(row)
 
     def counters(self) -> dict[str, int]:
@@ -62,7 +59,7 @@ class Station:
         return dict(total)
 
     def state(self) -> dict[str, Any]:
-        """Return everything but the arrays, JSON-able."""
+        """Return everything, JSON-able but for arrays."""
         last = self.last
         return {
             "zone": self.zone.state(),
@@ -76,9 +73,9 @@ class Station:
             else [last.stamp_ms, last.device, last.ts_ms, [[k, v.hex()] for k, v in last.headers]],
         }
 
-    def load(self, state: Mapping[str, Any], arrays: Arrays) -> None:
-        """Take a ``state`` and its arrays; SnapshotError if they belong to another zone."""
-        self.zone.load(state["zone"], arrays)
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take a ``state``; SnapshotError if it belongs to another zone."""
+        self.zone.load(state["zone"])
         self.zone.road = Road.load(state["road"])
         self.detector = Detector(self._config.get("events"), self.zone.id, self.zone.road)
         self.detector.load(state["detector"])

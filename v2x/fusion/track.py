@@ -219,10 +219,13 @@ def feed(
 def take_row(s: Any, i: Any, votes: Any, ctl: Any) -> Any:
     """Return a cleared row with a fresh uid, -1 if there is none."""
     row = ctl[c.CTL_FREE]
-    if row < 0:
-        return -1
-    ctl[c.CTL_FREE] = i[row, c.I_NEXT]
-    ctl[c.CTL_TOP] = max(ctl[c.CTL_TOP], row + 1)
+    if row >= 0:
+        ctl[c.CTL_FREE] = i[row, c.I_NEXT]
+    else:  # none was given back: the first that was never used
+        row = ctl[c.CTL_TOP]
+        if row == s.shape[0]:
+            return -1
+        ctl[c.CTL_TOP] = row + 1
     ctl[c.CTL_LIVE] += 1
     ctl[c.CTL_UID] += 1
     s[row, :] = 0.0

@@ -12,47 +12,25 @@ from v2x.fusion import layout as c
 from v2x.fusion import upkeep as up
 from v2x.fusion.bias import new_sensors
 from v2x.fusion.entry import ACCEL_NONE, POSITION_CONFIDENCE_M, fuse_one, fuse_rsm, new_row
-from v2x.fusion.frames import Frame
+from v2x.fusion.frames import strings
 from v2x.fusion.jit import lined
 from v2x.fusion.layout import F64, I64
-from v2x.fusion.place import decide
-from v2x.fusion.report import (
-    X_ACC,
-    X_ALONG,
-    X_E,
-    X_HEAD,
-    X_LATERAL,
-    X_LEN,
-    X_N,
-    X_ROWS,
-    X_SIGMA,
-    X_SPEED,
-    X_VE,
-    X_VN,
-    X_WID,
-    Y_AGE,
-    Y_BORN,
-    Y_HITS,
-    Y_LAST,
-    Y_ROWS,
-    Y_TRACK,
-    export,
-    keep_lanes,
-)
-from v2x.fusion.snapshot import Arrays
-from v2x.fusion.view import I16, I32, TrackView
+from v2x.fusion.view import I32
 from v2x.geo import LocalFrame
 from v2x.road import Road
 from v2x.zones import ZoneMap
 
 FIRST_ROWS: Final = 512
 FIRST_SENSORS: Final = 16
-# Columns of the table by which kernels reach a zone: addresses, then lengths.
+# Columns of the table by which kernels reach a zone: what measurements need, what frames need; lengths after addresses.
 (
     A_S, A_I, A_VOTES, A_MEM, A_HEADS, A_BIAS, A_CTL, A_STAT, A_PRM, A_M, A_K, A_GEO, A_ROWS, A_PLACES, A_SENSORS,
-) = range(15)  # fmt: skip
-A_COLS: Final = 16
-_APART: Final = 8  # keeps columns that are written side by side out of each other's cache lines
+    A_ORDER, A_HINTS, A_XY, A_START, A_BOXES, A_NAME, A_CORNERS, A_POLYGONS, A_NAME_SIZE,
+    A_SEG, A_SEG_LANE, A_CELL, A_CELL_AT, A_ITEMS, A_LINK, A_LANE_ID, A_NAMES, A_NAME_AT,
+    A_SEGS, A_CELLS, A_LISTED, A_LANES, A_NAMES_SIZE, A_LINKS,
+    A_BEFORE,  # tracks of the last frame: not an address, but what the kernel keeps
+) = range(40)  # fmt: skip
+A_COLS: Final = 40
 ACCURACY_NONE: Final = 255
 ACCURACY_UNIT_M: Final = 0.05
 VEHICLE_SIGMA_M: Final = 1.5  # satellite position that tells no accuracy
@@ -71,7 +49,8 @@ class ZoneState:
         self.road = Road(*info.origin)
         self.neighbours = info.neighbours
         self.prm = c.parameters(config)
-        self.geo = np.array([np.radians(self.frame.lat), self.frame.lon * 1e7, self.frame.meridian_m])
+        phi = np.radians(self.frame.lat)
+        self.geo = np.array([phi, self.frame.lon * 1e7, self.frame.meridian_m, np.sin(phi), np.cos(phi)])
         self.sensors: dict[str, int] = {"": c.VEHICLES}
         self.bias = new_sensors(FIRST_SENSORS, self.prm)
         self.s: F64 = lined((0, c.S_COLS), np.float64)
@@ -91,6 +70,8 @@ class ZoneState:
         self._where: I64 = np.zeros(A_COLS, np.int64)
         self._start: I64 = np.cumsum([0, *map(len, corners)]).astype(np.int64)
         self._boxes: F64 = np.array([[*q.min(axis=0), *q.max(axis=0)] for q in corners])
+        self._name, _ = strings([zone])
+        self._ground: tuple[Any, ...] = ()  # the road's arrays that kernels read
         self.grow()
 
     # -- room -------------------------------------------------------------------------------------------------------
@@ -99,34 +80,41 @@ class ZoneState:
         have = len(self.s)
         more = max(FIRST_ROWS, have)
         self.s, self.i, self.votes = (_longer(a, have + more) for a in (self.s, self.i, self.votes))
-        self.i[have:, c.I_NEXT] = np.arange(have + 1, have + more + 1)
-        self.i[-1, c.I_NEXT] = self.ctl[c.CTL_FREE]
-        self.ctl[c.CTL_FREE] = have
         self.bind()
 
     def bind(self) -> None:
-        """Make scratch columns, arguments and addresses of kernels fit the arrays: whoever replaces one calls this."""
+        """Make arguments and addresses of kernels fit the arrays: whoever replaces one calls this."""
         n = len(self.s)
-        width = n + _APART
-        self._told: I64 = np.zeros((n, 3), np.int64)
-        self._count = 0  # tracks of the last frame, their rows and columns
-        self._rows: I64 = np.zeros(n, np.int64)
-        self._x: F64 = np.zeros((X_ROWS, width))
-        self._y: I64 = np.zeros((Y_ROWS, width), np.int64)
-        self._cls: I16 = np.zeros(n, np.int16)
-        self._lane: I32 = np.zeros(n, np.int32)
+        self._order: I64 = np.zeros(n, np.int64)  # rows of the last frame's tracks
         self._hints: I32 = np.full((n, 2), -1, np.int32)  # by row: see Road.place
         self._args = (
             self.s, self.i, self.votes, self.mem, self.heads, self.bias, self.ctl, self.stat, self.prm,
             self._m, self._k,
         )  # fmt: skip
-        self._where[:A_ROWS] = [a.ctypes.data for a in (*self._args, self.geo)]
-        self._where[A_ROWS : A_SENSORS + 1] = n, len(self.mem), len(self.bias)
+        self._where[: A_SENSORS + 1] = *_at(*self._args, self.geo), n, len(self.mem), len(self.bias)
+        self._where[A_ORDER : A_NAME_SIZE + 1] = (
+            *_at(self._order, self._hints, self._xy, self._start, self._boxes, self._name),
+            len(self._xy), len(self._start), len(self._name),
+        )  # fmt: skip
+        self._where[A_BEFORE] = 0
 
     def show(self, where: I64) -> None:
         """Keep in ``where`` (A_COLS,) how kernels reach this zone's arrays, now and whenever they move."""
         self._where = where
         self.bind()
+        self._ground = ()
+
+    def survey(self) -> int:
+        """Let kernels reach the road as it is now; return the bytes of its links' names."""
+        seg, lanes = self.road.segments, self.road.lanes
+        if not self._ground or self._ground[0] is not seg.xy:  # a map that changes makes all of it anew
+            names, name_at = strings(self.road.links)
+            self._ground = (
+                seg.xy, seg.lane, seg.keys, seg.start, seg.items, lanes.link, lanes.lane_id, names, name_at
+            )  # fmt: skip
+            sizes = (len(seg.xy), len(seg.keys), len(seg.items), len(lanes), len(names), len(self.road.links))
+            self._where[A_SEG : A_LINKS + 1] = *_at(*self._ground), *sizes
+        return len(self._ground[7])
 
     def sensor(self, device: str) -> int:
         """Return the number of a roadside unit."""
@@ -188,83 +176,48 @@ class ZoneState:
             )
         )
 
-    # -- frames -----------------------------------------------------------------------------------------------------
+    # -- tracks -----------------------------------------------------------------------------------------------------
     def tidy(self, event_ms: int, idle_ms: int) -> None:
-        """Time out and merge."""
+        """Time out and merge, as each frame does."""
         up.upkeep(self.s, self.i, self.heads, self.ctl, self.stat, self.prm, event_ms, idle_ms)
-
-    def decide(self, event_ms: int, stream_ms: int) -> tuple[list[list[int]], int]:
-        """Decide on ownership; return (row, ADOPT or RELEASE, neighbour from 1) to tell of, and how many were taken."""
-        n, taken = decide(
-            self.s, self.i, self.ctl, self._xy, self._start, self._boxes, event_ms, stream_ms, self._told
-        )  # fmt: skip
-        told: list[list[int]] = self._told[:n].tolist() if n else []
-        return told, taken
 
     def take_row(self, east: float, north: float) -> int:
         """Return an empty row in the grid at a place."""
         self._room()
         return int(new_row(self.s, self.i, self.votes, self.heads, self.ctl, self.prm, east, north))
 
-    def report(self, event_ms: int, stream_ms: int, inputs: int, *, match: bool) -> Frame:
-        """Return what this zone reports for an event time; its columns are good until the next call.
-
-        ``match``: find the lanes anew; else each track has the lane it had.
-        """
-        x, n = self._x, export(
-            self.s, self.i, self.ctl, self.prm, self.geo, event_ms, self._count, self._rows, self._x, self._y,
-            self._cls, self._lane,
-        )  # fmt: skip
-        self._count = n
-        if match:
-            columns = (self._lane, x[X_ALONG], x[X_LATERAL])
-            self.road.place(x[X_E], x[X_N], x[X_HEAD], self._rows, n, self._hints, *columns)
-            keep_lanes(self.i, self._rows, n, self._lane)
-        return Frame(self.id, event_ms, stream_ms, inputs, n, self._y, self._lane, self.road)
-
-    def view(self, event_ms: int, stream_ms: int) -> TrackView:
-        """Return the last frame, for which lanes were matched, in metres; good until the next."""
-        x, y, n = self._x[:, : self._count], self._y[:, : self._count], self._count
-        return TrackView(
-            zone=self.id, event_ms=event_ms, stream_ms=stream_ms, id=y[Y_TRACK], cls=self._cls[:n],
-            east=x[X_E], north=x[X_N], vel_e=x[X_VE], vel_n=x[X_VN], speed=x[X_SPEED], heading=x[X_HEAD],
-            accel=x[X_ACC], length=x[X_LEN], width=x[X_WID], lane=self._lane[:n], along=x[X_ALONG],
-            lateral=x[X_LATERAL], age_ms=y[Y_AGE], hits=y[Y_HITS], born_ms=y[Y_BORN], last_ms=y[Y_LAST],
-            sigma=x[X_SIGMA],
-        )  # fmt: skip
-
     # -- snapshots --------------------------------------------------------------------------------------------------
-    def arrays(self) -> Arrays:
-        """Return the arrays of a snapshot; free rows and places are left out."""
+    def state(self) -> dict[str, Any]:
+        """Return everything, JSON-able but for arrays; free rows and places are left out."""
         top = int(self.ctl[c.CTL_TOP])
         used = np.flatnonzero(self.mem[: _places(len(self.sensors)), c.MEM_KEY])
         return {
-            "s": self.s[:top], "i": self.i[:top], "votes": self.votes[:top], "next": self.i[top:, c.I_NEXT],
-            "mem_at": used, "mem": self.mem[used], "heads": self.heads, "ctl": self.ctl, "stat": self.stat,
-            "bias": self.bias[: len(self.sensors)],
+            "origin": [self.frame.lat, self.frame.lon], "rows": len(self.s), "sensors": list(self.sensors),
+            "s": self.s[:top], "i": self.i[:top], "votes": self.votes[:top], "mem_at": used, "mem": self.mem[used],
+            "heads": self.heads, "ctl": self.ctl, "stat": self.stat, "bias": self.bias[: len(self.sensors)],
         }  # fmt: skip
 
-    def state(self) -> dict[str, Any]:
-        """Return what is no array, JSON-able."""
-        return {"origin": [self.frame.lat, self.frame.lon], "rows": len(self.s), "sensors": list(self.sensors)}
-
-    def load(self, state: Mapping[str, Any], arrays: Arrays) -> None:
-        """Take a ``state`` and its arrays; SnapshotError if the zone's origin has moved."""
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take a ``state``; SnapshotError if the zone's origin has moved."""
         if state["origin"] != [self.frame.lat, self.frame.lon]:
             raise SnapshotError(f"zone {self.id} had its origin at {state['origin']}; its tracks mean nothing here")
-        rows, top = state["rows"], len(arrays["s"])
-        self.s, self.i, self.votes = (_longer(arrays[name], rows) for name in ("s", "i", "votes"))
-        self.i[top:, c.I_NEXT] = arrays["next"]
-        self.heads, self.ctl, self.stat = arrays["heads"], arrays["ctl"], arrays["stat"]
+        rows = state["rows"]
+        self.s, self.i, self.votes = (_longer(state[name], rows) for name in ("s", "i", "votes"))
+        self.heads, self.ctl, self.stat = state["heads"], state["ctl"], state["stat"]
         self.sensors = {device: number for number, device in enumerate(state["sensors"])}
         size = FIRST_SENSORS
         while size <= len(self.sensors):
             size *= 2
         self.bias = new_sensors(size, self.prm)
-        self.bias[: len(self.sensors)] = arrays["bias"]
+        self.bias[: len(self.sensors)] = state["bias"]
         self.mem = lined((_places(size), c.MEM_COLS), np.int64)
-        self.mem[arrays["mem_at"]] = arrays["mem"]
+        self.mem[state["mem_at"]] = state["mem"]
         self.bind()
+
+
+def _at(*arrays: Any) -> list[int]:
+    """Return where arrays lie."""
+    return [array.ctypes.data for array in arrays]
 
 
 def _places(sensors: int) -> int:

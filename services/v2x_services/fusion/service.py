@@ -15,13 +15,10 @@ and suppresses outputs that are already in the output topics.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -31,13 +28,14 @@ from v2x.errors import SnapshotError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
-from v2x_services import topics
+from v2x_services import memory, topics
 from v2x_services.fusion.cores import INPUT_TOPICS, Cores, account
 from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.fusion.group import Membership
 from v2x_services.fusion.loading import load_core
+from v2x_services.fusion.saving import Place, Saver
 from v2x_services.fusion.snapshots import Label, SnapshotStore, StoreHeldError
-from v2x_services.fusion.stage import Core, Frozen, Stage, Steps
+from v2x_services.fusion.stage import Core, Stage, Steps
 from v2x_services.fusion.tails import OUTPUT_TOPICS, Position, last_positions
 from v2x_services.metrics import Metrics
 from v2x_services.ports import LogSink
@@ -48,28 +46,6 @@ _POLL_S: Final = 0.1
 _DRAIN_S: Final = 15.0
 _RETRY_S: Final = 0.5
 _HELD_S: Final = 5.0  # so long a worker may take to write its last snapshots; whoever is frozen must not stop the road
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A snapshot that waits until the outputs before it are in Kafka."""
-
-    label: Label
-    frozen: Frozen
-    number: int
-    started: float
-
-
-@dataclass(slots=True)
-class _Place:
-    """A stage with its files."""
-
-    stage: Stage
-    store: SnapshotStore
-    label: Label
-    due: float
-    before: tuple[int, dict[str, int]]  # the core's books when this process took it over
-    pending: _Pending | None = None
 
 
 class Fusion:
@@ -87,10 +63,8 @@ class Fusion:
         self._left: Counter[tuple[str, str]] = Counter()
         self._settings, self._cores, self._sink, self._metrics = settings, cores, sink, metrics
         self._steps = Steps(metrics)
-        self._places: dict[TopicPartition, _Place] = {}
-        self._saving: set[asyncio.Task[None]] = set()
-        # One thread: each would keep the memory of its largest snapshot, and no two are worth having at a time.
-        self._writer = ThreadPoolExecutor(1, "snapshots")
+        self._places: dict[TopicPartition, Place] = {}
+        self._saver = Saver(settings.snapshot_s, metrics)
         self._consumer: Any = None  # asks for ends and tails; the log itself comes by the fetcher
         self._fetcher: Any = None
         metrics.before_scrape(self._refresh)
@@ -114,10 +88,7 @@ class Fusion:
                 with suppress(asyncio.CancelledError, Exception):
                     await waiting
             self.why_not_ready = self.why_not_ready or "stopped"
-            for task in self._saving:
-                with suppress(Exception):
-                    await task
-            self._writer.shutdown(wait=False)
+            await self._saver.stop()
             if self._fetcher is not None:
                 await self._fetcher.stop()
             if self._consumer is not None:
@@ -139,8 +110,7 @@ class Fusion:
     async def _start(self) -> None:
         self.why_not_ready = "compiling kernels"
         await asyncio.to_thread(self._cores.warm_up)
-        gc.collect()
-        gc.freeze()  # half a million objects of imports: no collection looks at them again
+        memory.settle()
         self.why_not_ready = "waiting for Kafka"
         await self._sink.start(self._steps.done)
         self._consumer = AIOKafkaConsumer(
@@ -247,7 +217,7 @@ class Fusion:
             )
             # Spread over the interval, so that not all partitions snapshot in one go.
             due = now + self._settings.snapshot_s * (1 + i / len(loaded))
-            self._places[tp] = _Place(stage, store, label, due, account(core.counters))
+            self._places[tp] = Place(stage, store, label, due, account(core.counters))
         await self._read()
 
     async def _read(self) -> None:
@@ -278,7 +248,7 @@ class Fusion:
                 for begin in range(0, len(records), limit):
                     self._places[tp].stage.step(records[begin : begin + limit])
                     await asyncio.sleep(0)  # let acknowledgements and fetches in between steps
-            self._snapshots()
+            self._saver.look(self._places.values())
             if self._sink.pending_records:
                 await self._room(stop)
 
@@ -299,42 +269,7 @@ class Fusion:
             self._metrics.inc("v2x_fusion_faults_total", kind="retention_overrun")
             self._fetcher.seek(tp, begin)
 
-    # -- snapshots
-
-    def _snapshots(self) -> None:
-        now = time.monotonic()
-        for place in self._places.values():
-            stage = place.stage
-            if place.pending is None and now >= place.due and stage.dirty:
-                place.due = now + self._settings.snapshot_s
-                place.pending = self._take(place, clean=False)
-            pending = place.pending
-            if pending is not None and stage.all_out(pending.number):
-                place.pending = None
-                task = asyncio.create_task(self._save(place, pending))
-                self._saving.add(task)
-                task.add_done_callback(self._saving.discard)
-
-    def _take(self, place: _Place, *, clean: bool) -> _Pending:
-        started = time.monotonic()
-        core = place.stage.core
-        label = replace(place.label, position=core.position, clean=clean)
-        place.stage.dirty = False
-        return _Pending(label, core.freeze(), place.stage.emitted, started)
-
-    async def _save(self, place: _Place, pending: _Pending) -> None:
-        topic = place.stage.topic
-        try:
-            size = await asyncio.get_running_loop().run_in_executor(
-                self._writer, lambda: place.store.save(pending.label, pending.frozen.pack())
-            )
-        except OSError as e:  # a full disk: the older snapshots still serve
-            log.error("snapshot not written", partition=f"{topic}-{place.stage.partition}", error=str(e))  # noqa: TRY400
-            self._metrics.inc("v2x_fusion_faults_total", kind="snapshot")
-            return
-        self._metrics.inc("v2x_fusion_snapshots_total", topic=topic)
-        self._metrics.observe("v2x_fusion_snapshot_seconds", time.monotonic() - pending.started, topic=topic)
-        self._metrics.observe("v2x_fusion_snapshot_bytes", size, topic=topic)
+    # -- the end
 
     async def _finish(self) -> None:
         """Stop cleanly: everything out, then a snapshot exactly there."""
@@ -350,11 +285,7 @@ class Fusion:
                 "Kafka does not take the last outputs; the next start makes them again", left=self._sink.pending_records
             )
             return False
-        await asyncio.gather(*self._saving, return_exceptions=True)
-        for place in [self._places[tp] for tp in tps]:
-            place.pending = None
-            if place.stage.core.position >= 0:
-                await self._save(place, self._take(place, clean=True))
+        await self._saver.last([self._places[tp] for tp in tps])
         return True
 
     def _refresh(self) -> None:

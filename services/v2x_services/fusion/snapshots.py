@@ -82,7 +82,8 @@ class SnapshotStore:
         path = self.folder / f"{label.position:020d}.snap"
         beside = path.with_suffix(".tmp")
         with beside.open("wb") as f:
-            f.write(head + b"\n" + blob)
+            f.write(head + b"\n")
+            f.write(blob)
             f.flush()
             os.fsync(f.fileno())
         beside.replace(path)

@@ -7,7 +7,6 @@ have a session, a ledger, a Receive Maximum and a producer each.
 from __future__ import annotations
 
 import asyncio
-import gc
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from v2x.zones import ZoneMap
 from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_services import memory
 from v2x_services.http import HealthServer
 from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.mqtt import MqttConfig, MqttSource
@@ -117,8 +117,7 @@ class Ingest:
         self.why_not_ready = "loading the decoder"
         decoder = await asyncio.to_thread(ColumnDecoder, self._registry, self._settings.max_payload)
         await asyncio.to_thread(decoder.decode_mqtt, [b"\xc3\x01"])
-        gc.collect()
-        gc.freeze()  # half a million objects of imports: no collection looks at them again
+        memory.settle()
         codec = ReferenceCodec(self._registry)
         self.why_not_ready = "waiting for Kafka"
         s = self._settings
