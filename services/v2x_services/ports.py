@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from v2x.columns import I64
 from v2x.errors import BrokerError
 
@@ -127,6 +128,10 @@ class Arrivals:
     heap: bytes
     rows: I64  # (n, 6): topic offset in ``heap``, length, payload offset, length, packet id (0: QoS 0, nothing to
     # acknowledge), retained (1: sent because of a new subscription, not because it was just published)
+    data: npt.NDArray[np.uint8] = field(init=False)  # the heap, as kernels take it
+
+    def __post_init__(self) -> None:
+        self.data = np.frombuffer(self.heap, np.uint8)
 
     @classmethod
     def of(
