@@ -23,8 +23,9 @@ Headers = Sequence[tuple[str, bytes]]
 NO_TOKEN = -1
 """Token of a record whose fate nobody wants to hear of (a tick)."""
 
-Completion = Callable[[list[int], Exception | None], None]
-"""Called with the tokens of records that are durable (None), or that Kafka refuses for good (``RecordRefused``)."""
+Completion = Callable[[list[int] | I64, Exception | None], None]
+"""Called with the tokens of records that are durable (None), or that Kafka refuses for good (``RecordRefused``): a
+column where they were written as rows."""
 
 
 class Refused(NamedTuple):

@@ -308,9 +308,9 @@ class Pipeline:
 
     # -- from the sink
 
-    def _done(self, tokens: list[int], error: Exception | None) -> None:
+    def _done(self, tokens: list[int] | I64, error: Exception | None) -> None:
         if error is not None:
-            tokens = self._refused(tokens, error)
+            tokens = self._refused([int(token) for token in tokens], error)
         self.ledger.settle(tokens)
         self._release()
         self._back_pressure()
