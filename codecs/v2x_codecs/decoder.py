@@ -77,7 +77,7 @@ class ColumnDecoder:
 
     def _decode(self, heap: bytes, spans: I64, size: int, expect: I32 | None, known: I64, *, mqtt: bool) -> Batch:
         n = len(spans)
-        wanted = _ANY if expect is None else np.ascontiguousarray(expect, np.int32)
+        wanted = _ANY if expect is None else expect
         if len(wanted) not in {0, n}:
             raise ValueError(f"{len(wanted)} expected schemas for {n} payloads")
         verdict, out = np.empty(n, np.int16), np.empty((4, n), np.int32)
@@ -98,10 +98,8 @@ class ColumnDecoder:
         at, bad_field, schema, row = out
         batch = Batch(verdict, at, bad_field, schema, row, dict(self._empty), heap)
         tables = plan.tables
-        for t in tables[:-1, kernel.ROWS].nonzero()[0].tolist():
-            name, fields, used = self._specs[t]
-            if used:
-                width, _, base, link, rows, _ = tables[t].tolist()
+        for (name, fields, used), (width, _, base, link, rows, _) in zip(self._specs, tables.tolist(), strict=False):
+            if rows and used:
                 cells = store[base : base + rows * width].reshape(rows, width)
                 if width > len(fields):
                     cells = cells[:, : len(fields)]

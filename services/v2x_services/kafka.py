@@ -240,9 +240,13 @@ class KafkaSink:
     def _answered(self, producer: Producer, node: int, lanes: list[Lane], errors: list[KafkaError | None]) -> None:
         self._busy.discard(node)
         stale = False
+        if None in errors:
+            self.last_error, self._delay = None, _SHORTEST_S
         for lane, error in zip(lanes, errors, strict=True):
             if error is None:
-                self._durable(lane)
+                assert lane.flight is not None
+                self._told.append((lane.topic, lane.flight))
+                lane.flight = lane.batch = None
             elif error.retriable:
                 stale |= error.invalid_metadata
                 self._again(lane, error)
@@ -269,14 +273,6 @@ class KafkaSink:
         if not lane.queue:
             del self._lanes.dirty[lane]
         return lane.batch
-
-    def _durable(self, lane: Lane) -> None:
-        assert lane.flight is not None
-        self.last_error = None
-        self._delay = _SHORTEST_S
-        self._told.append((lane.topic, lane.flight))
-        lane.flight = lane.batch = None
-        count(self.counters.batches, lane.topic, 1)
 
     def _again(self, lane: Lane, error: KafkaError) -> None:
         """Keep a batch to be sent again as it is: the broker knows its numbers, should it have it already."""
@@ -365,6 +361,7 @@ class KafkaSink:
         done, self._told = self._told, []
         size = records = 0
         for topic, chunk in done:
+            count(self.counters.batches, topic, 1)
             count(self.counters.records, topic, chunk.records)
             records += chunk.records
             size += chunk.bytes
@@ -378,7 +375,7 @@ class KafkaSink:
     def _report(self, chunks: list[Chunk], records: int, size: int, error: RecordRefused | None) -> None:
         self._lanes.left(records, size)
         try:
-            tokens = tokens_of(chunks)
+            tokens = tokens_of(chunks, records)
             if len(tokens):
                 self._on_done(tokens, error)
         finally:

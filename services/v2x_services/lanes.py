@@ -50,16 +50,19 @@ class Chunk:
         return [(chunk, Refused(topic, *record)) for chunk, record in zip(chunks, found, strict=True)]
 
 
-def tokens_of(chunks: Sequence[Chunk]) -> list[int] | I64:
+def tokens_of(chunks: Sequence[Chunk], records: int) -> list[int] | I64:
     """Return the tokens of all records that somebody wants to hear of: a column where many were written at once."""
     parts = [part for chunk in chunks for part in chunk.tokens]
-    single = [part for part in parts if isinstance(part, int)]
-    if len(single) == len(parts):
-        return [token for token in single if token != NO_TOKEN]
-    if single:
-        parts = [np.array([part], np.int64) if isinstance(part, int) else part for part in parts]
-    tokens: I64 = np.concatenate(parts)
-    return tokens[tokens != NO_TOKEN] if tokens.min() == NO_TOKEN else tokens
+    whole = None if isinstance(parts[0], int) else parts[0].base
+    if (
+        whole is not None
+        and len(whole) == records
+        and all(not isinstance(part, int) and part.base is whole for part in parts)
+    ):
+        return whole  # of so many records none is missing
+    single = [part for part in parts if isinstance(part, int) and part != NO_TOKEN]
+    columns = [part for part in parts if not isinstance(part, int)]
+    return np.concatenate((*columns, np.array(single, np.int64))) if columns else single
 
 
 @dataclass(slots=True)

@@ -104,7 +104,7 @@ class Rows:
 
     lanes: Sequence[tuple[str, int]]  # topic and partition of each lane; the same object as long as it is unchanged
     heap: bytes
-    data: I64  # (n, 8): lane, key offset, length, body offset, length, schema id, kind of headers, token
+    data: I64  # (n, 8): lane, key offset, length, body offset, length, schema id, kind of headers, token (each has one)
     headers: Sequence[Headers]  # by kind
 
     def records(self) -> Iterator[tuple[str, int, bytes, bytes, Headers, int]]:

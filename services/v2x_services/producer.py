@@ -21,6 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import numba as nb
+import numpy as np
+import numpy.typing as npt
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     CorrelationIdError,
@@ -49,6 +52,7 @@ _GRACE_S: Final = 5.0  # the broker's own time-out comes first
 _HEAD: Final = struct.Struct(">hhii")  # no transactional id, acks, time-out, number of topics
 _PARTITION: Final = struct.Struct(">ii")  # number, bytes of its batch
 _ANSWER: Final = struct.Struct(">ihqqq")  # partition, error, base offset, append time, log start
+_ANSWER_BYTES: Final = _ANSWER.size
 _DUPLICATE: Final = 46  # the broker has this batch already
 _ROOM: Final = bytes(HEAD)
 
@@ -67,7 +71,8 @@ class Batch:
 
 
 Outcome = Callable[[list[KafkaError | None]], None]
-Answered = Callable[[dict[tuple[str, int], int] | KafkaError], None]
+Answered = Callable[[dict[tuple[str, int], int] | int | KafkaError], None]
+"""Called with the error codes of batches, or with their number if all are written."""
 
 
 class Producer:
@@ -160,13 +165,14 @@ class Producer:
     def send(self, node: int, batches: Sequence[Batch], done: Outcome) -> None:
         """Send batches in one request to a broker that is ``ready``; ``done`` hears of each, from the event loop."""
 
-        def answered(codes: dict[tuple[str, int], int] | KafkaError) -> None:
+        def answered(codes: dict[tuple[str, int], int] | int | KafkaError) -> None:
             if isinstance(codes, KafkaError):
                 done([codes] * len(batches))
                 return
-            if len(codes) == len(batches) and not any(codes.values()):
+            if codes == len(batches):
                 done([None] * len(batches))
                 return
+            codes = {} if isinstance(codes, int) else codes
             out: list[KafkaError | None] = []
             for batch in batches:
                 code = codes.get((batch.topic, batch.partition))
@@ -240,7 +246,9 @@ class _Link(asyncio.Protocol):
                 self._over(CorrelationIdError("the broker answers what was not asked"))
                 return
             _, answered, _ = self._waiting.popleft()
-            answered(_codes(data, at + 2 * _LENGTH.size))
+            begin = at + 2 * _LENGTH.size
+            n = _written(np.frombuffer(data, np.uint8), begin, end)
+            answered(n if n >= 0 else _codes(data, begin))
             at = end
         self._data = data[at:]
 
@@ -273,6 +281,31 @@ class _Link(asyncio.Protocol):
         """Close it; nobody is told."""
         self._waiting.clear()
         self._over(KafkaConnectionError())
+
+
+@nb.njit(  # type: ignore[misc, unused-ignore]
+    nb.int64(nb.types.Array(nb.uint8, 1, "C", readonly=True), nb.int64, nb.int64), nogil=True, cache=True
+)
+def _written(raw: npt.NDArray[np.uint8], at: int, end: int) -> int:
+    """Return how many batches are written by what ``_codes`` reads; -1 if there is more to say of one of them."""
+    n, topics = 0, 0
+    for k in range(4):
+        topics = topics << 8 | raw[at + k]
+    at += 4
+    for _ in range(topics):
+        at += 2 + (raw[at] << 8 | raw[at + 1])
+        partitions = 0
+        for k in range(4):
+            partitions = partitions << 8 | raw[at + k]
+        at += 4
+        if at + partitions * _ANSWER_BYTES > end:
+            return -1
+        for _ in range(partitions):
+            if raw[at + 4] or raw[at + 5]:
+                return -1
+            at += _ANSWER_BYTES
+        n += partitions
+    return n
 
 
 def _codes(raw: bytes, at: int) -> dict[tuple[str, int], int]:
