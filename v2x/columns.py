@@ -64,6 +64,7 @@ class Batch:
     row: I32  # (n,) row in the root table of its schema; -1 if refused
     tables: dict[str, Table]
     heap: bytes = field(repr=False, default=b"")
+    roots: list[str] = field(default_factory=list)  # root tables that have rows
 
     def text(self, table: str, row: int, name: str) -> str:
         """Return a string field of one row."""
@@ -83,7 +84,7 @@ class Decoder(Protocol):
         ...
 
     def decode_spans(self, heap: bytes, spans: I64, expect: I32 | None = None) -> Batch:
-        """Decode single-object payloads that lie in ``heap``: ``spans`` (2, n) has their offsets and lengths."""
+        """Decode single-object payloads that lie in ``heap``: ``spans`` (n, 2) has their offsets and lengths."""
         ...
 
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:

@@ -44,43 +44,43 @@ class Released(NamedTuple):
     packet_id: I64  # 0: nothing to acknowledge
     fate: I64
     rx_us: I64
+    acks: int  # how many of the packet ids are not 0
 
 
 class AckLedger:
     """A ring of (epoch, packet id, open records, fate, receive time)."""
 
-    __slots__ = ("_head", "_ring", "_tail")
+    __slots__ = ("_head", "_out", "_ring", "_tail")
 
     def __init__(self, capacity: int = 4096) -> None:
         """Make a ring for ``capacity`` messages (it grows when more arrive)."""
         self._head = 0
         self._tail = 0
         self._ring: I64 = np.zeros((1 << max(_SMALLEST, capacity).bit_length(), _COLUMNS), np.int64)
+        self._out: I64 = np.empty((_COLUMNS, len(self._ring)), np.int64)
 
     @property
     def in_flight(self) -> int:
         """Messages taken and not released."""
         return self._tail - self._head
 
-    def take(self, epoch: int, packet_ids: Sequence[int] | I64, rx_us: int) -> int:
-        """Append messages, each with one open record; return the token of the first, the others follow it."""
+    def take(self, epoch: int, packet_ids: Sequence[int] | I64, rx_us: int, fate: int = WAITING) -> int:
+        """Append messages, each with one open record; return the token of the first, the others follow it.
+
+        ``fate`` is that of all of them, unless another one is decided.
+        """
         ids = np.asarray(packet_ids, np.int64)
         n = len(ids)
         if self.in_flight + n > len(self._ring):
             self._grow(self.in_flight + n)
         first = self._tail
-        _take(self._ring, first, np.ascontiguousarray(ids), epoch, rx_us)
+        _take(self._ring, first, ids, epoch, rx_us, fate)
         self._tail = first + n
         return first
 
     def decide(self, tokens: npt.ArrayLike, fate: int | npt.NDArray[np.integer[npt.NBitBase]]) -> None:
         """Note what becomes of messages: a number of the caller's, not WAITING; the last one before release counts."""
         self._ring[self._known(tokens) & (len(self._ring) - 1), FATE] = fate
-
-    def decide_all(self, first: int, fates: I64) -> None:
-        """Note what becomes of messages that follow each other, from the one with token ``first`` on."""
-        self._check(first, first + len(fates) - 1)
-        _decide(self._ring, first, fates)
 
     def expect(self, token: int, records: int) -> None:
         """Have a message wait for ``records`` (>= 1) records instead of one."""
@@ -97,12 +97,11 @@ class AckLedger:
             self._check(int(found[wrong]), int(found[wrong]))
 
     def release(self) -> Released:
-        """Take the settled rows off the head."""
-        n = _settled(self._ring, self._head, self._tail)
-        rows = np.empty((_COLUMNS, n), np.int64)
-        _release(self._ring, self._head, rows)
+        """Take the settled rows off the head; the columns are good until the next time."""
+        out = self._out
+        n, acks = _release(self._ring, self._head, self._tail, out)
         self._head += n
-        return Released(rows[EPOCH], rows[PACKET_ID], rows[FATE], rows[RX])
+        return Released(out[EPOCH, :n], out[PACKET_ID, :n], out[FATE, :n], out[RX, :n], acks)
 
     def fates(self) -> I64:
         """Return the fate of each message in flight, oldest first."""
@@ -125,25 +124,21 @@ class AckLedger:
         places = np.arange(self._head, self._tail)
         self._ring = np.zeros((1 << wanted.bit_length(), _COLUMNS), np.int64)
         self._ring[places & (len(self._ring) - 1)] = old[places & (len(old) - 1)]
+        self._out = np.empty((_COLUMNS, len(self._ring)), np.int64)
 
 
-@nb.njit(nb.void(_RING, nb.int64, _LIST, nb.int64, nb.int64), nogil=True, cache=True, error_model="numpy")
-def _take(ring, first, packet_ids, epoch, rx_us):
+@nb.njit(
+    nb.void(_RING, nb.int64, nb.int64[:], nb.int64, nb.int64, nb.int64), nogil=True, cache=True, error_model="numpy"
+)
+def _take(ring, first, packet_ids, epoch, rx_us, fate):
     mask = ring.shape[0] - 1
     for k in range(packet_ids.shape[0]):
         row = (first + k) & mask
         ring[row, EPOCH] = epoch
         ring[row, PACKET_ID] = packet_ids[k]
         ring[row, OPEN] = 1
-        ring[row, FATE] = WAITING
+        ring[row, FATE] = fate
         ring[row, RX] = rx_us
-
-
-@nb.njit(nb.void(_RING, nb.int64, _LIST), nogil=True, cache=True, error_model="numpy")
-def _decide(ring, first, fates):
-    mask = ring.shape[0] - 1
-    for k in range(fates.shape[0]):
-        ring[(first + k) & mask, FATE] = fates[k]
 
 
 @nb.njit(nb.int64(_RING, nb.int64, nb.int64, _LIST), nogil=True, cache=True, error_model="numpy")
@@ -158,18 +153,15 @@ def _settle(ring, head, tail, tokens):
     return -1
 
 
-@nb.njit(nb.int64(_RING, nb.int64, nb.int64), nogil=True, cache=True, error_model="numpy")
-def _settled(ring, head, tail):
+@nb.njit("UniTuple(int64, 2)(int64[:, ::1], int64, int64, int64[:, ::1])", nogil=True, cache=True, error_model="numpy")
+def _release(ring, head, tail, out):
+    """Copy the settled rows at the head; return how many there are, and how many of them have a packet id."""
     mask = ring.shape[0] - 1
-    n = 0
+    n = acks = 0
     while head + n < tail and ring[(head + n) & mask, OPEN] <= 0:
+        row = (head + n) & mask
+        for column in range(_COLUMNS):
+            out[column, n] = ring[row, column]
+        acks += ring[row, PACKET_ID] > 0
         n += 1
-    return n
-
-
-@nb.njit(nb.void(_RING, nb.int64, _RING), nogil=True, cache=True, error_model="numpy")
-def _release(ring, head, rows):
-    mask = ring.shape[0] - 1
-    for k in range(rows.shape[1]):
-        for column in range(rows.shape[0]):
-            rows[column, k] = ring[(head + k) & mask, column]
+    return n, acks

@@ -74,15 +74,17 @@ class Quarantine:
             column.fill(0)
         self._any_in = False
 
-    def judge(self, mono_ms: int, device: I32, size: I64, bad: Bools) -> Ruling:
-        """Count a batch and return what becomes of it: a batch is judged with its own messages counted."""
+    def judge(self, mono_ms: int, device: I32, size: I64, reason: I32) -> Ruling | None:
+        """Count a batch and return what becomes of it, None if nothing is held; ``reason`` is 0 where nothing is wrong.
+
+        A batch is judged with its own messages counted.
+        """
         self._pass_time(mono_ms)
         limit = self.limits.bytes_per_second
-        wrong, over = _count(device, size, bad, limit, self._all, self._bad, self._bad_now, self._bytes)
+        wrong, over = _count(device, size, reason, limit, self._all, self._bad, self._bad_now, self._bytes)
         if not wrong and not self._any_in:
             # Nothing to judge but bytes: a share can only fall.
-            none = np.zeros(len(device), np.bool_)
-            return self._rule(device, self._bytes[device] > limit) if over else Ruling(none, none)
+            return self._rule(device, self._bytes[device] > limit) if over else None
         seen = np.unique(device)
         known = self._all[seen] >= self.limits.messages
         share = self._bad[seen] / self._all[seen]
@@ -112,12 +114,12 @@ class Quarantine:
 
 
 @nb.njit(  # type: ignore[misc, unused-ignore]
-    f"UniTuple(int64, 2)(int32[::1], {_L}, boolean[::1], int64, float64[::1], float64[::1], {_L}, {_L})",
+    f"UniTuple(int64, 2)(int32[::1], int64[:], int32[::1], int64, float64[::1], float64[::1], {_L}, {_L})",
     nogil=True,
     cache=True,
 )
 def _count(
-    device: I32, size: I64, bad: Bools, limit: int, every: F64, wrong: F64, wrong_now: I64, taken: I64
+    device: I32, size: I64, reason: I32, limit: int, every: F64, wrong: F64, wrong_now: I64, taken: I64
 ) -> tuple[int, int]:
     """Add a batch to the columns; return how many messages are bad, and how many came after too many bytes."""
     n = over = 0
@@ -126,7 +128,7 @@ def _count(
         every[d] += 1.0
         taken[d] += size[i]
         over += taken[d] > limit
-        if bad[i]:
+        if reason[i] != 0:
             wrong[d] += 1.0
             wrong_now[d] += 1
             n += 1

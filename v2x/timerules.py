@@ -12,31 +12,23 @@ The clock is passed in; devices are numbers of ``v2x.devices``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 import numba as nb
 import numpy as np
-import numpy.typing as npt
 
 from v2x.columns import I32, I64
+from v2x.deadletters import Reason
 from v2x.topics import MessageClass
 
-Bools = npt.NDArray[np.bool_]
 _NEVER: Final = -(1 << 62)
 _DAY_MS: Final = 86_400_000
 
 
-class TimeVerdict(IntEnum):
-    """What a time looks like."""
-
-    OK = 0
-    AHEAD = 1
-    TOO_OLD = 2
-
-
-_AHEAD: Final = int(TimeVerdict.AHEAD)
-_TOO_OLD: Final = int(TimeVerdict.TOO_OLD)
+# Literals: numba's cache notices changes of this file only.
+_AHEAD: Final = 34
+_TOO_OLD: Final = 35
+assert (int(Reason.AHEAD), int(Reason.TOO_OLD)) == (_AHEAD, _TOO_OLD), "not what v2x.deadletters says"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +50,10 @@ class TimeRules:
         """Make rules for device numbers below ``capacity``."""
         self.limits = limits or TimeLimits()
         self.suspect = False
-        self._oldest = np.zeros(len(MessageClass), np.int64)
-        self._oldest[MessageClass.PERISHABLE] = self.limits.perishable_ms
-        self._oldest[MessageClass.RELIABLE] = self.limits.reliable_ms
+        self._oldest = {
+            int(MessageClass.PERISHABLE): self.limits.perishable_ms,
+            int(MessageClass.RELIABLE): self.limits.reliable_ms,
+        }
         self._seen = np.full(capacity, _NEVER, np.int64)  # monotonic ms of a device's last message
         self._odd = np.full(capacity, _NEVER, np.int64)  # … and of its last implausible one
         self._offset: int | None = None  # wall clock less monotonic clock
@@ -71,25 +64,24 @@ class TimeRules:
         self._seen.fill(_NEVER)
         self._odd.fill(_NEVER)
 
-    def judge(self, now_ms: int, mono_ms: int, device: I32, ts_ms: I64, kind: int | I32, retained: Bools) -> I32:
-        """Return a TimeVerdict a message; all OK while our clock is in doubt.
+    def judge(self, now_ms: int, mono_ms: int, device: I32, ts_ms: I64, kind: int, retained: I64, reason: I32) -> int:
+        """Judge messages whose ``reason`` is 0: write AHEAD or TOO_OLD (``v2x.deadletters``); return to how many.
 
-        ``now_ms`` is our wall clock, ``mono_ms`` the monotonic one, ``kind`` the MessageClass (one for all, or a
-        column); columns of one length.
+        To none while our clock is in doubt. ``now_ms`` is our wall clock, ``mono_ms`` the monotonic one, ``kind`` the
+        MessageClass of all; columns of one length.
         """
         self._watch_clock(now_ms, mono_ms)
-        verdict = np.empty(len(ts_ms), np.int32)
-        oldest = self._oldest[kind]
-        limits = np.full(len(ts_ms), oldest) if isinstance(kind, int) else oldest
         # All devices of the batch count before any message is judged.
-        odd = _look(
-            now_ms, mono_ms, self.limits.ahead_ms, limits, device, ts_ms, retained, self._seen, self._odd, verdict
-        )
+        odd: int = _look(
+            now_ms, mono_ms, self.limits.ahead_ms, self._oldest[kind], device, ts_ms, retained, self._seen, self._odd,
+            reason,
+        )  # fmt: skip
         if odd or self.suspect:
             self.suspect = self._doubt(mono_ms)
             if self.suspect:
-                verdict.fill(0)
-        return verdict
+                reason[(reason == _AHEAD) | (reason == _TOO_OLD)] = 0
+                return 0
+        return odd
 
     def _watch_clock(self, now_ms: int, mono_ms: int) -> None:
         offset = now_ms - mono_ms
@@ -107,25 +99,26 @@ class TimeRules:
 
 
 @nb.njit(  # type: ignore[misc, unused-ignore]
-    "int64(int64, int64, int64, int64[::1], int32[::1], int64[::1], boolean[::1], int64[::1], int64[::1], int32[::1])",
+    "int64(int64, int64, int64, int64, int32[::1], int64[::1], int64[:], int64[::1], int64[::1], int32[::1])",
     nogil=True,
     cache=True,
 )
 def _look(
-    now_ms: int, mono_ms: int, ahead_ms: int, oldest: I64, device: I32, ts_ms: I64, retained: Bools, seen: I64,
-    odd: I64, verdict: I32,
+    now_ms: int, mono_ms: int, ahead_ms: int, oldest: int, device: I32, ts_ms: I64, retained: I64, seen: I64,
+    odd: I64, reason: I32,
 ) -> int:  # fmt: skip
     """Judge each message by itself; return how many look odd."""
     n = 0
     for i in range(ts_ms.shape[0]):
+        if reason[i] != 0:
+            continue
         late = now_ms - ts_ms[i]
-        verdict[i] = 0
         if late < -ahead_ms:
-            verdict[i] = _AHEAD
-        elif late > oldest[i] and not retained[i]:
-            verdict[i] = _TOO_OLD
+            reason[i] = _AHEAD
+        elif late > oldest and retained[i] == 0:
+            reason[i] = _TOO_OLD
         seen[device[i]] = mono_ms
-        if verdict[i] != 0:
+        if reason[i] != 0:
             odd[device[i]] = mono_ms
             n += 1
     return n

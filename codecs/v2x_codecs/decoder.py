@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numba as nb
 import numpy as np
 from v2x.columns import I32, I64, Batch, Table
 
@@ -43,43 +44,46 @@ class ColumnDecoder:
             if used
         }
         self.schemas = layout.schemas
+        self._roots = frozenset(layout.schemas)
         self.field_names = layout.field_names
 
     def decode_mqtt(self, payloads: Sequence[bytes], expect: I32 | None = None) -> Batch:
         """Decode single-object payloads; ``expect[i]`` is the schema index its topic stands for, -1 for any."""
-        return self._decode(*self._joined(payloads), expect, self._program.by_fingerprint, mqtt=True)
+        heap, sizes = self._joined(payloads)
+        return self._decode(heap, *_one_by_one(sizes), expect, self._program.by_fingerprint, mqtt=True)
 
     def decode_spans(self, heap: bytes, spans: I64, expect: I32 | None = None) -> Batch:
-        """Decode single-object payloads where they lie: ``spans`` (2, n) int64, offset and length in ``heap``.
+        """Decode single-object payloads where they lie: ``spans`` (n, 2) int64, offset and length in ``heap``.
 
         No bytes are copied if ``heap`` has enough spare ones behind the last message.
         """
-        if spans.shape[1] and int((spans[0] + spans[1]).max()) + len(self._pad) > len(heap):
+        size, end = _extent(spans)
+        if end + len(self._pad) > len(heap):
             heap += self._pad
-        return self._decode(heap, spans, expect, self._program.by_fingerprint, mqtt=True)
+        return self._decode(heap, spans, size, expect, self._program.by_fingerprint, mqtt=True)
 
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:
         """Decode values in Confluent framing."""
-        return self._decode(*self._joined(values), None, self._program.by_id, mqtt=False)
+        heap, sizes = self._joined(values)
+        return self._decode(heap, *_one_by_one(sizes), None, self._program.by_id, mqtt=False)
 
     def decode_heap(self, values: bytes, sizes: I64) -> Batch:
         """Decode values in Confluent framing that lie one behind the other; ``sizes`` (n,) in bytes."""
-        return self._decode(values + self._pad, _one_by_one(sizes), None, self._program.by_id, mqtt=False)
+        return self._decode(values + self._pad, *_one_by_one(sizes), None, self._program.by_id, mqtt=False)
 
     def _joined(self, payloads: Sequence[bytes]) -> tuple[bytes, I64]:
         sizes = np.fromiter(map(len, payloads), np.int64, len(payloads))
-        return b"".join([*payloads, self._pad]), _one_by_one(sizes)
+        return b"".join([*payloads, self._pad]), sizes
 
-    def _decode(self, heap: bytes, spans: I64, expect: I32 | None, known: I64, *, mqtt: bool) -> Batch:
-        n = spans.shape[1]
-        wanted = _ANY if expect is None else np.array(expect, np.int32)
+    def _decode(self, heap: bytes, spans: I64, size: int, expect: I32 | None, known: I64, *, mqtt: bool) -> Batch:
+        n = len(spans)
+        wanted = _ANY if expect is None else expect
         if len(wanted) not in {0, n}:
             raise ValueError(f"{len(wanted)} expected schemas for {n} payloads")
         verdict, out = np.empty(n, np.int16), np.empty((4, n), np.int32)
         data = np.frombuffer(heap, np.uint8)
-        size = int(spans[1].sum()) + len(self._pad)
+        size += len(self._pad)
         p, plan = self._program, self._plan(size)
-        plan.tables[:, kernel.ROWS] = 0
         store, links = plan.allocate()
         done = 0
         while True:
@@ -89,20 +93,20 @@ class ColumnDecoder:
             )  # fmt: skip
             if done == n:
                 break
-            share = float(size / max(int(spans[1, : done + 1].sum()), 1))
+            share = float(size / max(int(spans[: done + 1, 1].sum()), 1))
             plan, store, links = self._grow(plan, store, links, size, share)
         at, bad_field, schema, row = out
         batch = Batch(verdict, at, bad_field, schema, row, dict(self._empty), heap)
         tables = plan.tables
-        for t in tables[:-1, kernel.ROWS].nonzero()[0].tolist():
-            name, fields, used = self._specs[t]
-            if used:
-                width, _, base, link, rows, _ = tables[t].tolist()
+        for (name, fields, used), (width, _, base, link, rows, _) in zip(self._specs, tables.tolist(), strict=False):
+            if rows and used:
                 cells = store[base : base + rows * width].reshape(rows, width)
                 if width > len(fields):
                     cells = cells[:, : len(fields)]
                 link_end = link + rows
                 batch.tables[name] = Table(name, fields, cells, links[0, link:link_end], links[1, link:link_end])
+                if name in self._roots:
+                    batch.roots.append(name)
         return batch
 
     def _plan(self, size: int) -> _Plan:
@@ -136,12 +140,23 @@ class ColumnDecoder:
         return new, new_store, new_links
 
 
-def _one_by_one(sizes: I64) -> I64:
-    """Return the spans (2, n) of messages that lie one behind the other."""
-    spans = np.empty((2, len(sizes)), np.int64)
-    spans[1] = sizes
-    spans[0] = np.cumsum(sizes) - sizes
-    return spans
+def _one_by_one(sizes: I64) -> tuple[I64, int]:
+    """Return the spans (n, 2) of messages that lie one behind the other, and their bytes."""
+    spans = np.empty((len(sizes), 2), np.int64)
+    spans[:, 1] = sizes
+    ends = np.cumsum(sizes)
+    spans[:, 0] = ends - sizes
+    return spans, int(ends[-1]) if len(ends) else 0
+
+
+@nb.njit("UniTuple(int64, 2)(int64[:, :])", nogil=True, cache=True)  # type: ignore[misc, unused-ignore]
+def _extent(spans: I64) -> tuple[int, int]:
+    """Return the bytes of all messages, and where the last of them ends."""
+    size = end = 0
+    for i in range(spans.shape[0]):
+        size += spans[i, 1]
+        end = max(end, spans[i, 0] + spans[i, 1])
+    return size, end
 
 
 class _Plan:

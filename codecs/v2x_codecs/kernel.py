@@ -215,7 +215,8 @@ def block(heap, pos, end, total, most_items, item_bytes):
 
 _HEAP = nb.types.Array(nb.uint8, 1, "C", readonly=True)  # bytes, as numpy sees them
 _INT, _INTS, _GRID, _I32S, _I32_GRID = nb.int64, nb.int64[::1], nb.int64[:, ::1], nb.int32[::1], nb.int32[:, ::1]
-_INPUT = (_HEAP, _GRID, _INT, nb.boolean, _I32S, _INT, _GRID)
+_SPANS = nb.int64[:, :]
+_INPUT = (_HEAP, _SPANS, _INT, nb.boolean, _I32S, _INT, _GRID)
 _PROGRAM = (_GRID, _GRID, _INTS)
 _OUTPUT = (_GRID, _INTS, _I32_GRID, nb.int16[::1], _I32_GRID)
 
@@ -226,20 +227,23 @@ def decode(
 ):
     """Decode messages from ``first`` on; return the number of messages, or the one for which a table is full.
 
-    ``spans`` (2, n): where each message begins in ``heap``, and its bytes. ``known``: open hash from fingerprint or
+    ``spans`` (n, 2): where each message begins in ``heap``, and its bytes. ``known``: open hash from fingerprint or
     id to a row of ``entry``. ``tables`` (T + 1, 6): see the constants; row r of table t is at
     ``store[BASE + r * WIDTH]``, its message and parent in ``links[:, LINK + r]``; where a table is full, the last line
     says which (ROOM) and how many rows it needs (ROWS). ``verdicts`` (n,), ``out`` (4, n): as in ``v2x.columns.Batch``.
     """
     last = tables.shape[0] - 1
-    n = spans.shape[1]
+    n = spans.shape[0]
     size = i64(0)
+    if first == 0:
+        for t in range(last + 1):
+            tables[t, ROWS] = 0
     stack = np.empty((DEPTH + 1, S_WIDTH), np.int64)
     before = np.empty(last, np.int64)
     for i in range(first, n):
-        start = spans[0, i]
-        end = start + spans[1, i]
-        size += spans[1, i]
+        start = spans[i, 0]
+        end = start + spans[i, 1]
+        size += spans[i, 1]
         which, pos, verdict = header(heap, start, end, mqtt, known)
         if end - start > max_payload:
             verdict, which, pos = i64(TOO_LARGE), i64(-1), i64(0)

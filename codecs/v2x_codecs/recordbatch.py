@@ -1,5 +1,7 @@
 """Kafka's record batches (format v2) to columns by a compiled kernel: what a fetch brings, no object for each record.
 
+And the other way, ``seal``: the heads of batches that a producer sends.
+
 ::
 
     offset 8 · length 4 · leader epoch 4 · magic 1 · CRC-32C 4 · attributes 2 · last offset delta 4 · first stamp 8 ·
@@ -17,6 +19,7 @@ is left to a full client: ``read_batches`` returns None.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numba as nb
@@ -138,14 +141,37 @@ crc32c = crc32c_fast if get_host_cpu_features().get("sse4.2") else crc32c_table
 _HEAP = nb.types.Array(nb.uint8, 1, "C", readonly=True)
 
 
-@nb.njit(nb.uint32(_HEAP, nb.int64, nb.uint32[:, ::1]), nogil=True, cache=True, error_model="numpy")
-def _sum(heap, at, t):
-    return crc32c(heap, at, heap.shape[0], t)
+@HELPER
+def _put(out, at, value, size):
+    for k in range(size):
+        out[at + k] = (value >> (8 * (size - 1 - k))) & 0xFF
 
 
-def checksum(data: bytes | bytearray, at: int) -> int:
-    """Return the CRC-32C of the bytes from ``at`` on."""
-    return int(_sum(np.frombuffer(data, np.uint8), at, CRC_TABLES))
+@nb.njit(
+    nb.void(nb.uint8[::1], nb.int64[:, ::1], nb.int64, nb.uint32[:, ::1]), nogil=True, cache=True, error_model="numpy"
+)
+def _seal(out, batches, now_ms, t):
+    for b in range(batches.shape[0]):
+        at, size, records = batches[b, 0], batches[b, 1], batches[b, 2]
+        out[at : at + HEAD] = 0
+        _put(out, at + 8, size + HEAD - 12, 4)
+        out[at + 16] = 2
+        _put(out, at + 23, records - 1, 4)
+        _put(out, at + 27, now_ms, 8)
+        _put(out, at + 35, now_ms, 8)
+        _put(out, at + 43, batches[b, 3], 8)
+        _put(out, at + 51, batches[b, 4], 2)
+        _put(out, at + 53, batches[b, 5], 4)
+        _put(out, at + 57, records, 4)
+        _put(out, at + 17, i64(crc32c(out, at + _CRC_FROM, at + HEAD + size, t)), 4)
+
+
+def seal(out: bytearray, batches: Sequence[Sequence[int]], now_ms: int) -> None:
+    """Write the heads of batches whose records are in ``out`` already, with HEAD bytes before them.
+
+    Of each batch: where its head begins, bytes of its records, their number, producer id and epoch, sequence number.
+    """
+    _seal(np.frombuffer(out, np.uint8), np.array(batches, np.int64), now_ms, CRC_TABLES)
 
 
 @nb.njit(nb.int64(_HEAP), nogil=True, cache=True, error_model="numpy")

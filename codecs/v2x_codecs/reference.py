@@ -110,8 +110,8 @@ class ReferenceDecoder:
         return self._decode(payloads, expect, mqtt=True)
 
     def decode_spans(self, heap: bytes, spans: I64, expect: I32 | None = None) -> Batch:
-        """Decode single-object payloads that lie in ``heap``: ``spans`` (2, n) has their offsets and lengths."""
-        return self.decode_mqtt([heap[at : at + size] for at, size in spans.T.tolist()], expect)
+        """Decode single-object payloads that lie in ``heap``: ``spans`` (n, 2) has their offsets and lengths."""
+        return self.decode_mqtt([heap[at : at + size] for at, size in spans.tolist()], expect)
 
     def decode_kafka(self, values: Sequence[bytes]) -> Batch:
         """Decode values in Confluent framing."""
@@ -146,6 +146,7 @@ class ReferenceDecoder:
             record = read(self._registry, schema, payload[body_at:])
             batch.row[i] = rows.add(self._newest[schema.name], record, i, i)
         batch.tables = rows.tables()
+        batch.roots = [name for name in self.schemas if len(batch.tables[name].msg)]
         batch.heap = bytes(rows.heap)
         return batch
 

@@ -1,20 +1,19 @@
 """Kafka record batches (format 2, KIP-98), written as columns: no Python object for a record.
 
 A batch is built in parts. Each part is one ``bytes`` or a slice of what ``write`` made of many messages at once; a
-record's place in the batch is in its bytes, so a part belongs to the place for which it was written. ``write_batch``
-puts a header before the parts, once the producer knows the batch's sequence number.
+record's place in the batch is in its bytes, so a part belongs to the place for which it was written. The head is
+written last, by ``v2x_codecs.recordbatch.seal``: then the batch's sequence number is known.
 
 ::
 
-    batch header 61 bytes │ record │ record │ …
-                            └ length, 0, time 0, place, key, value, headers
+    head 61 bytes │ record │ record │ …
+                    └ length, 0, time 0, place, key, value, headers
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numba as nb
 import numpy as np
@@ -22,46 +21,18 @@ import numpy.typing as npt
 from aiokafka.record.default_records import DefaultRecordBatch
 from v2x.columns import I64
 
-from v2x_codecs.recordbatch import checksum
+from v2x_codecs.recordbatch import HEAD, seal
 from v2x_services.ports import ROW_COLUMNS, Headers
 
-_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-_BEFORE_CRC: Final = 21  # base offset, length, leader epoch, magic, checksum
-_LENGTH_FROM: Final = 12  # what follows the length field
-_CRC_AT: Final = 17
-_ROOM: Final = bytes(_HEADER.size)
-_MAGIC: Final = 2
 RECORD_OVERHEAD: Final = 96  # bytes, at most: the batch's header, and the varints of one record
 _PREFIX: Final = 5  # Confluent framing: 00 and a schema id
 R_LANE, R_KEY, R_KEY_LEN, R_VALUE, R_VALUE_LEN, R_SCHEMA, R_HEADERS, R_TOKEN = range(ROW_COLUMNS)
 
 
-class Numbers(NamedTuple):
-    """What makes a batch's place in its partition: the producer, and the sequence number of the first record."""
-
-    producer_id: int
-    producer_epoch: int
-    first: int
-
-
-def write_batch(
-    out: bytearray, parts: Sequence[bytes | memoryview], records: int, numbers: Numbers, now_ms: int
-) -> None:
-    """Append a batch to ``out``: header, then the parts."""
-    begin = len(out)
-    out += _ROOM
-    for part in parts:
-        out += part
-    size = len(out) - begin - _LENGTH_FROM
-    last = records - 1
-    _HEADER.pack_into(out, begin, 0, size, 0, _MAGIC, 0, 0, last, now_ms, now_ms, *numbers, records)
-    struct.pack_into(">I", out, begin + _CRC_AT, checksum(out, begin + _BEFORE_CRC))
-
-
 def records_of(parts: Sequence[bytes | memoryview], count: int) -> Iterator[tuple[bytes | None, bytes, Headers]]:
     """Read records back: key, value and headers of each (where a batch must be taken apart)."""
-    out = bytearray()
-    write_batch(out, parts, count, Numbers(-1, -1, -1), 0)
+    out = bytearray().join((bytes(HEAD), *parts))
+    seal(out, [(0, len(out) - HEAD, count, -1, -1, -1)], 0)
     for record in DefaultRecordBatch(bytes(out)):
         yield record.key, record.value or b"", [(name, value or b"") for name, value in record.headers]
 
@@ -144,7 +115,7 @@ def _body(rows: I64, i: int, place: int, split: I64) -> int:
     value = rows[i, R_VALUE_LEN] + _PREFIX
     key = rows[i, R_KEY_LEN]
     size: int = 2 + _size(place) + _size(key) + key + _size(value) + value + split[kind + 1] - split[kind]
-    return size
+    return size  # type: ignore[no-any-return, unused-ignore]
 
 
 _BYTES: Final = nb.types.Array(nb.uint8, 1, "C", readonly=True)
@@ -205,8 +176,10 @@ def write(
         lanes[lane, 3] += 1
 
 
+@nb.njit("int64(int64[:, ::1], int64)", nogil=True, cache=True)  # type: ignore[misc, unused-ignore]
 def room(rows: I64, longest_headers: int) -> int:
     """Return bytes that are enough for what ``write`` makes of ``rows``."""
-    return int(rows[:, R_KEY_LEN].sum() + rows[:, R_VALUE_LEN].sum()) + len(rows) * (
-        longest_headers + _PREFIX + RECORD_OVERHEAD
-    )
+    size = rows.shape[0] * (longest_headers + _PREFIX + RECORD_OVERHEAD)
+    for i in range(rows.shape[0]):
+        size += rows[i, R_KEY_LEN] + rows[i, R_VALUE_LEN]
+    return size  # type: ignore[no-any-return, unused-ignore]

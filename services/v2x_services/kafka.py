@@ -24,7 +24,6 @@ import logging
 import random
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -32,8 +31,8 @@ import numpy as np
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from v2x.errors import BrokerError
 
-from v2x_services.lanes import Chunk, Lane, Lanes
-from v2x_services.ports import NO_TOKEN, Completion, Headers, RecordRefused, Refused, Rows
+from v2x_services.lanes import Chunk, Lane, Lanes, SinkCounters, count, tokens_of
+from v2x_services.ports import Completion, Headers, RecordRefused, Refused, Rows
 from v2x_services.producer import Batch, Producer, close
 
 log = logging.getLogger(__name__)
@@ -43,17 +42,6 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 _SHORTEST_S: Final = 0.05  # between two tries, growing
 _LONGEST_S: Final = 2.0
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
-
-
-@dataclass(slots=True)
-class SinkCounters:
-    """What a sink did, per topic; read by whoever exports metrics."""
-
-    records: dict[str, int] = field(default_factory=dict)
-    batches: dict[str, int] = field(default_factory=dict)
-    retries: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)
-    renewals: int = 0  # of the producer id
 
 
 class KafkaSink:
@@ -132,7 +120,7 @@ class KafkaSink:
         if not kept:
             text = f"record of {size} bytes is over Kafka's limit of {self._max_batch} for {topic}"
             error = RecordRefused(text, [Refused(topic, key, value, headers)])
-            self._loop.call_soon(self._settle, topic, [token], size, error)
+            self._loop.call_soon(self._refuse, topic, Chunk(tokens=[token], records=1), size, error)
         elif self._timer is None:
             self._schedule()
 
@@ -252,9 +240,13 @@ class KafkaSink:
     def _answered(self, producer: Producer, node: int, lanes: list[Lane], errors: list[KafkaError | None]) -> None:
         self._busy.discard(node)
         stale = False
+        if None in errors:
+            self.last_error, self._delay = None, _SHORTEST_S
         for lane, error in zip(lanes, errors, strict=True):
             if error is None:
-                self._durable(lane)
+                assert lane.flight is not None
+                self._told.append((lane.topic, lane.flight))
+                lane.flight = lane.batch = None
             elif error.retriable:
                 stale |= error.invalid_metadata
                 self._again(lane, error)
@@ -276,19 +268,11 @@ class KafkaSink:
         """Return what a lane sends now: what was sent before without success, or the next chunk."""
         if lane.batch is None:
             lane.flight = lane.queue.popleft()
-            lane.batch = producer.batch(lane.topic, lane.partition, lane.flight.parts, len(lane.flight.tokens))
+            lane.batch = producer.batch(lane.topic, lane.partition, lane.flight.parts, lane.flight.records)
         lane.again = False
         if not lane.queue:
             del self._lanes.dirty[lane]
         return lane.batch
-
-    def _durable(self, lane: Lane) -> None:
-        assert lane.flight is not None
-        self.last_error = None
-        self._delay = _SHORTEST_S
-        self._told.append((lane.topic, lane.flight))
-        lane.flight = lane.batch = None
-        _count(self.counters.batches, lane.topic, 1)
 
     def _again(self, lane: Lane, error: KafkaError) -> None:
         """Keep a batch to be sent again as it is: the broker knows its numbers, should it have it already."""
@@ -298,7 +282,7 @@ class KafkaSink:
         lane.again = lane.batch is not None
         lane.not_before = self._loop.time() + self._delay * random.uniform(0.5, 1.5)
         self._lanes.dirty[lane] = None
-        _count(self.counters.retries, lane.topic, 1)
+        count(self.counters.retries, lane.topic, 1)
 
     def _failed(self, producer: Producer, lane: Lane, error: KafkaError) -> None:
         """Take back a batch that the broker refuses, or whose numbers are in doubt."""
@@ -314,13 +298,13 @@ class KafkaSink:
             if len(apart) == 1:
                 refused = apart[0][1]
                 text = f"Kafka refuses a record of {len(refused.value)} bytes for {lane.topic}: {error!r}"
-                self._settle(lane.topic, chunk.tokens, chunk.bytes, RecordRefused(text, [refused]))
+                self._refuse(lane.topic, chunk, chunk.bytes, RecordRefused(text, [refused]))
                 return
             again = [one for one, _ in apart]  # one of them is the culprit: each goes alone
         else:
             self._broken = True
             log.warning("kafka batch failed, sending it again: %s", self.last_error)
-        _count(self.counters.retries, lane.topic, 1)
+        count(self.counters.retries, lane.topic, 1)
         lane.queue.extendleft(reversed(again))
         self._lanes.dirty[lane] = None
 
@@ -375,24 +359,24 @@ class KafkaSink:
     def _tell(self) -> None:
         """Report what has become durable."""
         done, self._told = self._told, []
-        tokens: list[int] = []
-        size = 0
+        size = records = 0
         for topic, chunk in done:
-            _count(self.counters.records, topic, len(chunk.tokens))
-            tokens += chunk.tokens
+            count(self.counters.batches, topic, 1)
+            count(self.counters.records, topic, chunk.records)
+            records += chunk.records
             size += chunk.bytes
-        self._report(tokens, size, None)
+        self._report([chunk for _, chunk in done], records, size, None)
 
-    def _settle(self, topic: str, tokens: list[int], size: int, error: RecordRefused) -> None:
-        """Report what is refused."""
-        _count(self.counters.refused, topic, len(tokens))
-        self._report(tokens, size, error)
+    def _refuse(self, topic: str, chunk: Chunk, size: int, error: RecordRefused) -> None:
+        """Report one record that is refused."""
+        count(self.counters.refused, topic, 1)
+        self._report([chunk], 1, size, error)
 
-    def _report(self, tokens: list[int], size: int, error: RecordRefused | None) -> None:
-        self._lanes.left(len(tokens), size)
+    def _report(self, chunks: list[Chunk], records: int, size: int, error: RecordRefused | None) -> None:
+        self._lanes.left(records, size)
         try:
             # Told even if nobody waits for these records: there is room again.
-            self._on_done([token for token in tokens if token != NO_TOKEN], error)
+            self._on_done(tokens_of(chunks, records), error)
         finally:
             self._lanes.settled()
 
@@ -402,7 +386,3 @@ class KafkaSink:
                 error = error.exceptions[0]
             self.last_error = f"sink stopped: {error!r}"
             self._loop.call_exception_handler({"message": "kafka sink stopped", "exception": error})
-
-
-def _count(counter: dict[str, int], topic: str, n: int) -> None:
-    counter[topic] = counter.get(topic, 0) + n

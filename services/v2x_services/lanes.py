@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
+from v2x.columns import I64
 
 from v2x_services.batches import RECORD_OVERHEAD, headers_bytes, record_bytes, records_of, room, write
-from v2x_services.ports import Headers, Refused, Rows
+from v2x_services.ports import NO_TOKEN, Headers, Refused, Rows
 from v2x_services.producer import Batch
 
 
@@ -24,7 +25,8 @@ class Chunk:
     """Records that go to one partition together, written already."""
 
     parts: list[bytes | memoryview] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[int | I64] = field(default_factory=list)  # of each part: that of its record, or those of its records
+    records: int = 0
     size: int = RECORD_OVERHEAD
     alone: bool = False  # takes no more records
 
@@ -33,15 +35,50 @@ class Chunk:
         """Return what it counts for among the pending bytes."""
         return self.size - RECORD_OVERHEAD
 
+    def told(self) -> list[int]:
+        """Return the token of each record."""
+        return [t for part in self.tokens for t in ((part,) if isinstance(part, int) else part.tolist())]
+
     def apart(self, topic: str) -> list[tuple[Chunk, Refused]]:
         """Return a chunk for each record; together they count for the bytes that this one counts for."""
-        found = list(records_of(self.parts, len(self.tokens)))
+        found = list(records_of(self.parts, self.records))
         chunks = [
-            Chunk([record_bytes(0, key, value, headers)], [token], RECORD_OVERHEAD + len(value), alone=True)
-            for (key, value, headers), token in zip(found, self.tokens, strict=True)
+            Chunk([record_bytes(0, key, value, headers)], [token], 1, RECORD_OVERHEAD + len(value), alone=True)
+            for (key, value, headers), token in zip(found, self.told(), strict=True)
         ]
         chunks[-1].size += self.bytes - sum(chunk.bytes for chunk in chunks)
         return [(chunk, Refused(topic, *record)) for chunk, record in zip(chunks, found, strict=True)]
+
+
+def tokens_of(chunks: Sequence[Chunk], records: int) -> list[int] | I64:
+    """Return the tokens of all records that somebody wants to hear of: a column where many were written at once."""
+    parts = [part for chunk in chunks for part in chunk.tokens]
+    whole = None if isinstance(parts[0], int) else parts[0].base
+    if (
+        whole is not None
+        and len(whole) == records
+        and all(not isinstance(part, int) and part.base is whole for part in parts)
+    ):
+        return whole  # of so many records none is missing
+    single = [part for part in parts if isinstance(part, int) and part != NO_TOKEN]
+    columns = [part for part in parts if not isinstance(part, int)]
+    return np.concatenate((*columns, np.array(single, np.int64))) if columns else single
+
+
+@dataclass(slots=True)
+class SinkCounters:
+    """What a sink did, per topic; read by whoever exports metrics."""
+
+    records: dict[str, int] = field(default_factory=dict)
+    batches: dict[str, int] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    renewals: int = 0  # of the producer id
+
+
+def count(counter: dict[str, int], topic: str, n: int) -> None:
+    """Count ``n`` more of a topic."""
+    counter[topic] = counter.get(topic, 0) + n
 
 
 @dataclass(slots=True, eq=False)
@@ -96,8 +133,9 @@ class Lanes:
         if size > self._max_batch:
             return size, False
         chunk = lane.open(size, self._max_batch)
-        chunk.parts.append(record_bytes(len(chunk.tokens), key, value, headers))
+        chunk.parts.append(record_bytes(chunk.records, key, value, headers))
         chunk.tokens.append(token)
+        chunk.records += 1
         chunk.size += size
         self.dirty[lane] = None
         return size, True
@@ -105,7 +143,6 @@ class Lanes:
     def append_rows(self, rows: Rows) -> bool:
         """Take many records, written in one go, one part a lane; False (and nothing done) if they are too many."""
         data = rows.data
-        n = len(data)
         ends = [headers_bytes(h) for h in rows.headers]
         need = room(data, max(map(len, ends)))
         if need + RECORD_OVERHEAD > self._max_batch:
@@ -113,26 +150,30 @@ class Lanes:
         if self._rows_for is not rows.lanes:
             self._rows_for = rows.lanes
             self._rows_lanes = [self._lane(topic, partition) for topic, partition in rows.lanes]
-        lanes = self._rows_lanes
-        chunks = [lane.queue[-1] if lane.queue else None for lane in lanes]
-        most = self._max_batch - need
+        lanes, most = self._rows_lanes, self._max_batch - need
         table = np.zeros((len(lanes), 5), np.int64)
-        table[:, 0] = [len(c.tokens) if c is not None and not c.alone and c.size <= most else 0 for c in chunks]
-        out, tokens = np.empty(need, np.uint8), np.empty(n, np.int64)
-        split = np.array([0, *accumulate(map(len, ends))], np.int64)
+        for k, lane in enumerate(lanes):
+            if lane.queue and not lane.queue[-1].alone and lane.queue[-1].size <= most:
+                table[k, 0] = lane.queue[-1].records
+        out, tokens = np.empty(need, np.uint8), np.empty(len(data), np.int64)
+        split = np.array((0, *accumulate(map(len, ends))), np.int64)
         heap = np.frombuffer(rows.heap, np.uint8)
         write(heap, data, np.frombuffer(b"".join(ends), np.uint8), split, out, table, tokens)
-        whole, told = out.data, tokens.tolist()
-        total = 0
+        whole, total, dirty = out.data, 0, self.dirty
         for lane, (before, begin, size, records, first) in zip(lanes, table.tolist(), strict=True):
             if records:
-                chunk = lane.queue[-1] if before else lane.open(most + 1, most)
+                if before:
+                    chunk = lane.queue[-1]
+                else:
+                    chunk = Chunk()
+                    lane.queue.append(chunk)
                 chunk.parts.append(whole[begin : begin + size])
-                chunk.tokens += told[first : first + records]
+                chunk.tokens.append(tokens[first : first + records])
+                chunk.records += records
                 chunk.size += size
                 total += size
-                self.dirty[lane] = None
-        self._took(n, total)
+                dirty[lane] = None
+        self._took(len(data), total)
         return True
 
     def _lane(self, topic: str, partition: int) -> Lane:

@@ -208,12 +208,15 @@ class Value:
         self.value = v
 
 
-@nb.njit("float64(float64[::1], float64[::1], int64[::1])", nogil=True, cache=True)  # type: ignore[misc, unused-ignore]
-def _count_many(
-    values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
+@nb.njit(  # type: ignore[misc, unused-ignore]
+    "float64(float64, int64[:], float64, float64[::1], int64[::1])", nogil=True, cache=True
+)
+def _count_since(
+    now: float, times: npt.NDArray[np.int64], unit: float, edges: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
 ) -> float:
     total = 0.0
-    for value in values:
+    for time in times:
+        value = (now - time) * unit
         low, high = 0, edges.shape[0]
         while low < high:
             middle = (low + high) >> 1
@@ -248,9 +251,9 @@ class Hist:
         self._ones[bisect_left(self.edges, v)] += 1
         self.total += v
 
-    def observe_many(self, values: npt.NDArray[np.float64]) -> None:
-        """Count a column of values at once, some nanoseconds each."""
-        self.total += _count_many(values, self._edges, self._many)
+    def observe_since(self, now: float, times: npt.NDArray[np.int64], unit: float) -> None:
+        """Count how long ago ``now`` each of a column of times is, some nanoseconds each; ``unit``: theirs, seconds."""
+        self.total += _count_since(now, times, unit, self._edges, self._many)
 
     @property
     def count(self) -> int:

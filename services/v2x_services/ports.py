@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from v2x.columns import I64
 from v2x.errors import BrokerError
 
@@ -22,8 +23,9 @@ Headers = Sequence[tuple[str, bytes]]
 NO_TOKEN = -1
 """Token of a record whose fate nobody wants to hear of (a tick)."""
 
-Completion = Callable[[list[int], Exception | None], None]
-"""Called with the tokens of records that are durable (None), or that Kafka refuses for good (``RecordRefused``)."""
+Completion = Callable[[list[int] | I64, Exception | None], None]
+"""Called with the tokens of records that are durable (None), or that Kafka refuses for good (``RecordRefused``): a
+column where they were written as rows."""
 
 
 class Refused(NamedTuple):
@@ -102,7 +104,7 @@ class Rows:
 
     lanes: Sequence[tuple[str, int]]  # topic and partition of each lane; the same object as long as it is unchanged
     heap: bytes
-    data: I64  # (n, 8): lane, key offset, length, body offset, length, schema id, kind of headers, token
+    data: I64  # (n, 8): lane, key offset, length, body offset, length, schema id, kind of headers, token (each has one)
     headers: Sequence[Headers]  # by kind
 
     def records(self) -> Iterator[tuple[str, int, bytes, bytes, Headers, int]]:
@@ -127,6 +129,10 @@ class Arrivals:
     heap: bytes
     rows: I64  # (n, 6): topic offset in ``heap``, length, payload offset, length, packet id (0: QoS 0, nothing to
     # acknowledge), retained (1: sent because of a new subscription, not because it was just published)
+    data: npt.NDArray[np.uint8] = field(init=False)  # the heap, as kernels take it
+
+    def __post_init__(self) -> None:
+        self.data = np.frombuffer(self.heap, np.uint8)
 
     @classmethod
     def of(

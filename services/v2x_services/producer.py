@@ -21,6 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import numba as nb
+import numpy as np
+import numpy.typing as npt
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     CorrelationIdError,
@@ -34,7 +37,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.structs import TopicPartition
 
-from v2x_services.batches import Numbers, write_batch
+from v2x_codecs.recordbatch import HEAD, seal
 
 _ALL: Final = -1  # acks: of all replicas in sync
 _WRAP: Final = 1 << 31
@@ -49,22 +52,27 @@ _GRACE_S: Final = 5.0  # the broker's own time-out comes first
 _HEAD: Final = struct.Struct(">hhii")  # no transactional id, acks, time-out, number of topics
 _PARTITION: Final = struct.Struct(">ii")  # number, bytes of its batch
 _ANSWER: Final = struct.Struct(">ihqqq")  # partition, error, base offset, append time, log start
+_ANSWER_BYTES: Final = _ANSWER.size
 _DUPLICATE: Final = 46  # the broker has this batch already
+_ROOM: Final = bytes(HEAD)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Batch:
     """A batch under way: it is sent again as it is."""
 
     topic: str
     partition: int
-    parts: tuple[bytes | memoryview, ...]
+    parts: list[bytes | memoryview]
+    size: int  # bytes of the parts
     records: int
-    numbers: Numbers
+    producer: tuple[int, int]  # id and epoch
+    first: int  # sequence number of the first record
 
 
 Outcome = Callable[[list[KafkaError | None]], None]
-Answered = Callable[[dict[tuple[str, int], int] | KafkaError], None]
+Answered = Callable[[dict[tuple[str, int], int] | int | KafkaError], None]
+"""Called with the error codes of batches, or with their number if all are written."""
 
 
 class Producer:
@@ -79,6 +87,7 @@ class Producer:
         self._next: dict[tuple[str, int], int] = {}
         self._name = client_id.encode()
         self._links: dict[int, _Link] = {}
+        self._leaders: dict[tuple[str, int], int] = {}
 
     async def start(self) -> None:
         """Connect and become a producer; KafkaError where that fails."""
@@ -111,22 +120,29 @@ class Producer:
 
     def leader(self, topic: str, partition: int) -> int | None:
         """Return the broker that leads a partition, None if that is not known."""
-        node: int | None = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
-        return None if node == -1 else node
+        node: int | None = self._leaders.get((topic, partition))
+        if node is None:
+            node = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+            if node is None or node == -1:
+                return None
+            self._leaders[topic, partition] = node
+        return node
 
     async def refresh(self) -> None:
         """Ask again who leads what."""
+        self._leaders.clear()
         await self._client.force_metadata_update()
 
-    def batch(self, topic: str, partition: int, parts: Sequence[bytes | memoryview], records: int) -> Batch:
+    def batch(self, topic: str, partition: int, parts: list[bytes | memoryview], records: int) -> Batch:
         """Return a batch with the next sequence numbers of its partition."""
-        first = self._next.get((topic, partition), 0)
-        self._next[topic, partition] = (first + records) % _WRAP
-        return Batch(topic, partition, tuple(parts), records, Numbers(*self._id, first))
+        place = (topic, partition)
+        first = self._next.get(place, 0)
+        self._next[place] = (first + records) % _WRAP
+        return Batch(topic, partition, parts, sum(map(len, parts)), records, self._id, first)
 
     def give_back(self, batch: Batch) -> None:
         """Use a batch's sequence numbers again: the broker has refused it."""
-        self._next[batch.topic, batch.partition] = batch.numbers.first
+        self._next[batch.topic, batch.partition] = batch.first
 
     def ready(self, node: int) -> bool:
         """Say whether there is a connection to a broker."""
@@ -149,10 +165,14 @@ class Producer:
     def send(self, node: int, batches: Sequence[Batch], done: Outcome) -> None:
         """Send batches in one request to a broker that is ``ready``; ``done`` hears of each, from the event loop."""
 
-        def answered(codes: dict[tuple[str, int], int] | KafkaError) -> None:
+        def answered(codes: dict[tuple[str, int], int] | int | KafkaError) -> None:
             if isinstance(codes, KafkaError):
                 done([codes] * len(batches))
                 return
+            if codes == len(batches):
+                done([None] * len(batches))
+                return
+            codes = {} if isinstance(codes, int) else codes
             out: list[KafkaError | None] = []
             for batch in batches:
                 code = codes.get((batch.topic, batch.partition))
@@ -168,17 +188,21 @@ class Producer:
         topics: dict[str, list[Batch]] = {}
         for batch in batches:
             topics.setdefault(batch.topic, []).append(batch)
-        out = bytearray(_FRAME.pack(0, _PRODUCE, _VERSION, 0, len(self._name)) + self._name)
-        out += _HEAD.pack(-1, _ALL, self._timeout_ms, len(topics))
-        now_ms = time.time_ns() // 1_000_000  # the topics' LogAppendTime overwrites it
+        head = _FRAME.pack(0, _PRODUCE, _VERSION, 0, len(self._name)) + self._name
+        parts: list[bytes | memoryview] = [head + _HEAD.pack(-1, _ALL, self._timeout_ms, len(topics))]
+        at = len(parts[0])
+        heads: list[tuple[int, ...]] = []
         for topic, some in topics.items():
             name = topic.encode()
-            out += len(name).to_bytes(2, "big") + name + len(some).to_bytes(4, "big")
+            parts.append(len(name).to_bytes(2, "big") + name + len(some).to_bytes(4, "big"))
+            at += len(parts[-1])
             for batch in some:
-                at = len(out)
-                out += bytes(_PARTITION.size)
-                write_batch(out, batch.parts, batch.records, batch.numbers, now_ms)
-                _PARTITION.pack_into(out, at, batch.partition, len(out) - at - _PARTITION.size)
+                parts.append(_PARTITION.pack(batch.partition, HEAD + batch.size) + _ROOM)
+                parts += batch.parts
+                heads.append((at + _PARTITION.size, batch.size, batch.records, *batch.producer, batch.first))
+                at += _PARTITION.size + HEAD + batch.size
+        out = bytearray().join(parts)
+        seal(out, heads, time.time_ns() // 1_000_000)  # the topics' LogAppendTime overwrites the stamp
         return out
 
 
@@ -188,7 +212,8 @@ class _Link(asyncio.Protocol):
     def __init__(self, timeout_s: float) -> None:
         self.transport: asyncio.Transport | None = None
         self._timeout_s = timeout_s
-        self._waiting: deque[tuple[int, Answered, asyncio.TimerHandle]] = deque()
+        self._waiting: deque[tuple[int, Answered, float]] = deque()  # number, whom to tell, until when to wait
+        self._timer: asyncio.TimerHandle | None = None  # one for all: at the time-out of a request that waited once
         self._number = 0
         self._data = b""
         self._loop = asyncio.get_running_loop()
@@ -203,8 +228,9 @@ class _Link(asyncio.Protocol):
         self._number = (self._number + 1) % _WRAP
         _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
         _LENGTH.pack_into(frame, _NUMBER_AT, self._number)
-        timer = self._loop.call_later(self._timeout_s, self._over, RequestTimedOutError())
-        self._waiting.append((self._number, answered, timer))
+        self._waiting.append((self._number, answered, self._loop.time() + self._timeout_s))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_s, self._look)
         self.transport.write(frame)
 
     def data_received(self, data: bytes) -> None:
@@ -219,9 +245,10 @@ class _Link(asyncio.Protocol):
             if not self._waiting or _LENGTH.unpack_from(data, at + _LENGTH.size)[0] != self._waiting[0][0]:
                 self._over(CorrelationIdError("the broker answers what was not asked"))
                 return
-            _, answered, timer = self._waiting.popleft()
-            timer.cancel()
-            answered(_codes(data, at + 2 * _LENGTH.size))
+            _, answered, _ = self._waiting.popleft()
+            begin = at + 2 * _LENGTH.size
+            n = _written(np.frombuffer(data, np.uint8), begin, end)
+            answered(n if n >= 0 else _codes(data, begin))
             at = end
         self._data = data[at:]
 
@@ -229,21 +256,56 @@ class _Link(asyncio.Protocol):
         """Tell whoever waits for an answer."""
         self._over(KafkaConnectionError(f"connection to the broker lost: {exc or 'it closed'}"))
 
+    def _look(self) -> None:
+        """Give up the connection if a request waits for too long."""
+        self._timer = None
+        if self._waiting:
+            left = self._waiting[0][2] - self._loop.time()
+            if left > 0:
+                self._timer = self._loop.call_later(left, self._look)
+            else:
+                self._over(RequestTimedOutError())
+
     def _over(self, error: KafkaError) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         transport, self.transport = self.transport, None
         if transport is not None:
             transport.abort()
         waiting, self._waiting = self._waiting, deque()
-        for _, answered, timer in waiting:
-            timer.cancel()
+        for _, answered, _ in waiting:
             answered(error)
 
     def close(self) -> None:
         """Close it; nobody is told."""
-        for _, _, timer in self._waiting:
-            timer.cancel()
         self._waiting.clear()
         self._over(KafkaConnectionError())
+
+
+@nb.njit(  # type: ignore[misc, unused-ignore]
+    nb.int64(nb.types.Array(nb.uint8, 1, "C", readonly=True), nb.int64, nb.int64), nogil=True, cache=True
+)
+def _written(raw: npt.NDArray[np.uint8], at: int, end: int) -> int:
+    """Return how many batches are written by what ``_codes`` reads; -1 if there is more to say of one of them."""
+    n, topics = 0, 0
+    for k in range(4):
+        topics = topics << 8 | raw[at + k]
+    at += 4
+    for _ in range(topics):
+        at += 2 + (raw[at] << 8 | raw[at + 1])
+        partitions = 0
+        for k in range(4):
+            partitions = partitions << 8 | raw[at + k]
+        at += 4
+        if at + partitions * _ANSWER_BYTES > end:
+            return -1
+        for _ in range(partitions):
+            if raw[at + 4] or raw[at + 5]:
+                return -1
+            at += _ANSWER_BYTES
+        n += partitions
+    return n
 
 
 def _codes(raw: bytes, at: int) -> dict[tuple[str, int], int]:

@@ -7,8 +7,8 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from v2x_services.batches import Numbers, write_batch
-from v2x_services.lanes import Lanes
+from v2x_codecs.recordbatch import HEAD, seal
+from v2x_services.lanes import Chunk, Lanes
 from v2x_services.ports import ROW_COLUMNS, Headers, Rows
 
 LANES = (("a", 0), ("a", 1), ("b", 0))
@@ -23,6 +23,13 @@ single = st.tuples(
 )
 Made = tuple[int, tuple[bytes, bytes, Headers]]
 Expected = list[tuple[bytes | None, bytes, Headers]]
+
+
+def batch_of(chunk: Chunk, *numbers: int) -> bytes:
+    """Return a chunk's batch, from the middle of what is sent."""
+    out = bytearray(b"before" + bytes(HEAD) + b"".join(chunk.parts))
+    seal(out, [(6, len(out) - 6 - HEAD, chunk.records, *numbers)], 1_700_000_000_000)
+    return bytes(out[6:])
 
 
 def rows_of(
@@ -62,16 +69,14 @@ def test_columns_and_single_records_share_a_batch(steps: list[object]) -> None:
         if not wanted:
             continue
         (chunk,) = lanes.all[place].queue
-        out = bytearray(b"before")
-        write_batch(out, chunk.parts, len(chunk.tokens), Numbers(7, 3, 1000), 1_700_000_000_000)
-        batch = DefaultRecordBatch(bytes(out[6:]))
+        batch = DefaultRecordBatch(batch_of(chunk, 7, 3, 1000))
         assert batch.validate_crc()
         assert (batch.producer_id, batch.producer_epoch, batch.base_sequence) == (7, 3, 1000)
         assert batch.last_offset_delta == len(wanted) - 1
         found = list(batch)
         assert [(r.key, r.value, r.headers) for r in found] == [(k, v, list(h)) for k, v, h in wanted]
         assert [r.offset for r in found] == list(range(len(wanted)))
-        assert chunk.tokens == tokens
+        assert chunk.told() == tokens
 
 
 def test_a_chunk_taken_apart_counts_for_the_same_bytes() -> None:
@@ -82,7 +87,7 @@ def test_a_chunk_taken_apart_counts_for_the_same_bytes() -> None:
     apart = chunk.apart("a")
     assert [(r.key, r.value, list(r.headers)) for _, r in apart] == [(k, v, list(h)) for _, (k, v, h) in made]
     assert sum(one.bytes for one, _ in apart) == chunk.bytes == lanes.bytes
-    assert [one.tokens for one, _ in apart] == [[5], [6]]
+    assert [one.told() for one, _ in apart] == [[5], [6]]
 
 
 def test_a_batch_never_grows_beyond_its_bound() -> None:
@@ -92,10 +97,9 @@ def test_a_batch_never_grows_beyond_its_bound() -> None:
         assert lanes.append_rows(rows)
     sizes = []
     for chunk in lanes.all["a", 0].queue:
-        out = bytearray()
-        write_batch(out, chunk.parts, len(chunk.tokens), Numbers(1, 1, 0), 0)
-        assert DefaultRecordBatch(bytes(out)).validate_crc()
+        out = batch_of(chunk, 1, 1, 0)
+        assert DefaultRecordBatch(out).validate_crc()
         sizes.append(len(out))
     assert max(sizes) <= 10_000
-    assert sum(len(c.tokens) for c in lanes.all["a", 0].queue) == 150
+    assert sum(c.records for c in lanes.all["a", 0].queue) == 150
     assert not lanes.append_rows(rows_of([(0, b"k", 900, 1, 0)] * 12, 0)[0])

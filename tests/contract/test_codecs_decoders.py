@@ -222,17 +222,18 @@ def test_payloads_are_decoded_where_they_lie(decoder: Decoder) -> None:
     for i in (2, 0, 3, 1):
         places[i] = len(heap)
         heap += payloads[i] + b"\xff" * i
-    spans = np.array([[places[i] for i in range(4)], list(map(len, payloads))], np.int64)
+    spans = np.array([(places[i], len(payloads[i])) for i in range(4)], np.int64)
     plain = decoder.decode_mqtt(payloads)
     for spare in (b"", bytes(4096)):
         batch = decoder.decode_spans(bytes(heap) + spare, spans)
         assert batch.verdict.tolist() == plain.verdict.tolist() == [0, 0, Verdict.TRUNCATED, Verdict.EMPTY]
         assert batch.at.tolist() == plain.at.tolist()
+        assert sorted(batch.roots) == ["ack", "rsm"]
         assert batch.tables["rsm.participants"].data.tolist() == plain.tables["rsm.participants"].data.tolist()
         assert [batch.text(name, 0, "device") for name in ("rsm", "ack")] == ["RSU-1", "RSU-1"]
     wanted = np.array([decoder.schemas.index("ack"), -1, -1, -1], np.int32)
     assert decoder.decode_spans(bytes(heap), spans, wanted).verdict[0] == Verdict.WRONG_SCHEMA
-    assert len(decoder.decode_spans(b"", np.zeros((2, 0), np.int64)).verdict) == 0
+    assert len(decoder.decode_spans(b"", np.zeros((0, 2), np.int64)).verdict) == 0
 
 
 def test_kafka_framing(decoder: Decoder) -> None:

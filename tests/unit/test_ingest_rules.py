@@ -13,13 +13,13 @@ from v2x.errors import ConfigError
 from v2x.pseudonym import Pseudonyms, normalise_plate, vehicle_key
 from v2x.quarantine import Quarantine, QuarantineLimits, Ruling
 from v2x.routing import Router
-from v2x.timerules import TimeRules, TimeVerdict
+from v2x.timerules import TimeRules
 from v2x.topics import MessageClass
 from v2x.zones import ZoneMap
 
 NOW = 1_750_000_000_000
 DAY = 86_400_000
-OK, AHEAD, OLD = TimeVerdict.OK, TimeVerdict.AHEAD, TimeVerdict.TOO_OLD
+OK, AHEAD, OLD = 0, Reason.AHEAD, Reason.TOO_OLD
 P, R = MessageClass.PERISHABLE, MessageClass.RELIABLE
 
 
@@ -29,17 +29,20 @@ P, R = MessageClass.PERISHABLE, MessageClass.RELIABLE
 def judge(
     rules: TimeRules, rows: list[tuple[int, int, MessageClass, bool]], now: int = NOW, mono: int | None = None
 ) -> list[int]:
-    """Judge (device, age in ms, class, retained)."""
+    """Judge (device, age in ms, class of all, retained)."""
     device, age, kind, retained = zip(*rows, strict=True)
-    verdict = rules.judge(
+    reason = np.zeros(len(rows), np.int32)
+    odd = rules.judge(
         now,
         now - NOW if mono is None else mono,
         np.array(device, np.int32),
         now - np.array(age, np.int64),
-        np.array(kind, np.int32),
-        np.array(retained, np.bool_),
+        kind[0],
+        np.array(retained, np.int64),
+        reason,
     )
-    return verdict.tolist()
+    assert odd == np.count_nonzero(reason)
+    return reason.tolist()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,13 @@ def test_limits_of_age(age_ms: int, kind: MessageClass, retained: bool, verdict:
 def test_one_odd_device_does_not_spoil_its_neighbours() -> None:
     rules = TimeRules(10)
     assert judge(rules, [(0, 0, P, False), (1, -9_000, P, False), (0, 0, P, False)]) == [OK, AHEAD, OK]
+
+
+def test_what_is_bad_already_is_not_judged() -> None:
+    rules = TimeRules(2)
+    ts_ms, reason = np.array([NOW + 60_000, NOW + 60_000]), np.array([7, 0], np.int32)
+    odd = rules.judge(NOW, 0, np.arange(2, dtype=np.int32), ts_ms, int(P), np.zeros(2, np.int64), reason)
+    assert (odd, reason.tolist()) == (1, [7, AHEAD])
 
 
 def crowd(odd: int, n: int, age: int = -3_600_000) -> list[tuple[int, int, MessageClass, bool]]:
@@ -120,7 +130,8 @@ def test_a_step_of_our_clock_stops_the_judging_at_once() -> None:
 
 def feed(q: Quarantine, ms: int, device: int, bad: list[bool], size: int = 100) -> Ruling:
     n = len(bad)
-    return q.judge(ms, np.full(n, device, np.int32), np.full(n, size, np.int64), np.array(bad, np.bool_))
+    ruling = q.judge(ms, np.full(n, device, np.int32), np.full(n, size, np.int64), np.array(bad, np.int32))
+    return ruling or Ruling(np.zeros(n, np.bool_), np.zeros(n, np.bool_))
 
 
 def test_half_bad_goes_in_and_all_of_it_is_held() -> None:

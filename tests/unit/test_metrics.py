@@ -40,12 +40,13 @@ def test_unknown_names_and_labels_are_refused(name: str, labels: dict[str, str])
 
 
 def test_a_value_on_an_edge_is_within_it_and_columns_count_like_single_values() -> None:
-    values = np.array([0.0, 0.005, 0.0050001, 0.1, 0.2, 99.0, -1.0])
+    ages = np.array([0, 5_000, 5_001, 100_000, 200_000, 99_000_000, -1_000_000])  # microseconds
     one, many = Hist(LATENCY_S), Hist(LATENCY_S)
-    for v in values:
-        one.observe(float(v))
-    many.observe_many(values)
-    many.observe_many(np.array([]))
+    for age in ages:
+        one.observe(age * 1e-6)
+    now = 1_750_000_000_000_000
+    many.observe_since(now, np.stack((now - ages, ages), axis=1)[:, 0], 1e-6)
+    many.observe_since(now, ages[:0], 1e-6)
     assert one.counts == many.counts
     assert math.isclose(one.total, many.total)
     buckets = dict(one.buckets())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import structlog
-from v2x.columns import Output, Record
+from v2x.columns import I64, Output, Record
 
 from v2x_services.fusion.tails import Position
 from v2x_services.metrics import Metrics
@@ -75,7 +75,7 @@ class Steps:
     open: dict[int, tuple[Stage, Step]] = field(default_factory=dict)
     last: int = 0
 
-    def done(self, tokens: list[int], error: Exception | None) -> None:
+    def done(self, tokens: list[int] | I64, error: Exception | None) -> None:
         """Be the sink's completion: a refused record is lost for good, so it is told loudly."""
         now = time.monotonic()
         self.metrics.inc("v2x_fusion_written_total" if error is None else "v2x_fusion_refused_total", len(tokens))

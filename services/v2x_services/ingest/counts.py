@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+from v2x.columns import I64
 from v2x.deadletters import Reason
 from v2x.ledger import Released
 from v2x.topics import UPLINKS
 
+from v2x_services.ingest import kernels as k
 from v2x_services.metrics import Hist, Metrics, Value
 
 _TYPES: Final = {row.schema: row.type for row in UPLINKS}
@@ -47,12 +48,11 @@ class SessionCounts:
     def released(self, out: Released, acknowledged: int, now_us: int) -> None:
         """Count messages whose fate is sealed."""
         self._acknowledged.value += acknowledged
-        forwarded = out.fate == FORWARDED
-        n = int(np.count_nonzero(forwarded))
+        n = k.count(out.fate, FORWARDED)
         self._forwarded.value += n
-        self._to_kafka.observe_many((now_us - out.rx_us) / 1e6)
+        self._to_kafka.observe_since(now_us, out.rx_us, 1e-6)
         if n < len(out.fate):
-            for fate, count in zip(*np.unique(out.fate[~forwarded], return_counts=True), strict=True):
+            for fate, count in zip(*np.unique(out.fate[out.fate != FORWARDED], return_counts=True), strict=True):
                 self._other(int(fate)).value += int(count)
 
     def in_flight(self, n: int) -> None:
@@ -84,12 +84,12 @@ class SessionCounts:
         self._metrics.inc("v2x_ingest_gaps_total", skipped, type=kind)
         self._metrics.inc("v2x_ingest_repeats_total", repeated, type=kind)
 
-    def skew(self, schema: str, late_s: npt.NDArray[np.float64]) -> None:
+    def skew(self, schema: str, rx_us: int, ts_ms: I64) -> None:
         """Take how late messages are by their own time."""
         hist = self._skews.get(schema)
         if hist is None:
             hist = self._skews[schema] = self._metrics.hist("v2x_ingest_device_skew_seconds", type=schema)
-        hist.observe_many(late_s)
+        hist.observe_since(rx_us / 1000, ts_ms, 1e-3)
 
     def _other(self, fate: int) -> Value:
         found = self._others.get(fate)

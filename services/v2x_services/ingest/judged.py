@@ -18,6 +18,7 @@ class Taken:
     batch: Arrivals
     rows: I64  # as ``Arrivals.rows``
     which: I64  # line in the topic table
+    known: I32  # (2, n): schema, device number
     tokens: I64  # in the ledger
 
     def payload(self, i: int) -> bytes:

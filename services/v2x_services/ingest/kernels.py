@@ -2,12 +2,14 @@
 
 ::
 
-    scan ─► find ─► (decode) ─► envelope ─► route ─► lay_out ─► (write)
-    MQTT    topic    codecs      device,     which     rows for    batches
-    packets  facts               sequence    partitions the sink
+    scan ─► meet ─► (decode) ─► begin, envelope ─► route ─► lay_out ─► (write) … acks
+    MQTT    topic    codecs      device,             which     rows for    batches  PUBACKs
+    packets  facts               sequence            partitions the sink
 
 Columns of messages are ``ports.Arrivals.rows``; what is known of a topic is a line of *facts*, of where messages go a
 line of *sets* (count, partitions). Nothing here allocates a Python object or raises.
+
+A read costs what its calls from Python cost, far more than its messages do: so one call does all that it can.
 """
 
 # The types of kernels are their numba signatures; annotations would say it twice.
@@ -40,16 +42,19 @@ UNRESOLVED, NOWHERE = -1, -2  # routes
 # Literals of what v2x says: numba's cache notices changes of this file only.
 CELL_BITS: Final = 10
 LAT_MAX, LON_MAX = 900_000_000, 1_800_000_000
+_UNKNOWN_TOPIC: Final = 32
 _WRONG_DEVICE: Final = 33
 assert (CELL_BITS, LAT_MAX, LON_MAX) == (routing.CELL_BITS, routing.LAT_MAX, routing.LON_MAX), "not as v2x.routing says"
-assert int(Reason.WRONG_DEVICE) == _WRONG_DEVICE, "not what v2x.deadletters says"
-_SEED_STEP: Final = 1_099_511_628_211
+assert (int(Reason.UNKNOWN_TOPIC), int(Reason.WRONG_DEVICE)) == (_UNKNOWN_TOPIC, _WRONG_DEVICE), "not v2x.deadletters"
+HASH_KEYS: Final = 32  # numbers of 32 bits that the hash of topics is made with: two for eight bytes
+_SPREAD: Final = -7_046_029_254_386_353_131
 
 _HEAP: Final = nb.types.Array(nb.uint8, 1, "C", readonly=True)
 _BYTES: Final = nb.uint8[::1]
 _INT: Final = nb.int64
 _LIST: Final = nb.int64[::1]
 _GRID: Final = nb.int64[:, ::1]
+_COLUMN: Final = nb.int64[:]
 _TABLE: Final = nb.int64[:, :]
 
 
@@ -94,9 +99,11 @@ def scan(heap, at, end, rows, n):
         p = begin + name
         if name == 0 or p + 2 * qos + 1 > stop:
             return n, at, OTHER, stop - at
-        for k in range(begin, p):
-            if heap[k] < 0x20 or heap[k] > 0x7E:
-                return n, at, OTHER, stop - at
+        odd = False
+        for k in range(begin, p):  # all of them: without a way out it is compiled to wide instructions
+            odd |= nb.uint8(heap[k] - nb.uint8(0x20)) > nb.uint8(0x5E)
+        if odd:
+            return n, at, OTHER, stop - at
         packet = 0
         if qos == 1:
             packet = (_INT(heap[p]) << 8) | _INT(heap[p + 1])
@@ -116,71 +123,88 @@ def scan(heap, at, end, rows, n):
 
 
 @nb.njit(inline="always")
-def _hash(heap, at, size, seed):
-    h = seed
-    for k in range(size):
-        h = (h ^ _INT(heap[at + k])) * _SEED_STEP
-    return h ^ (h >> 29)
+def _word(a, x):
+    """Return the eight bytes from ``x`` on, one load."""
+    p, word = nb.uint64(x), nb.uint64(0)
+    for k in range(8):
+        word |= nb.uint64(a[p + nb.uint64(k)]) << nb.uint64(8 * k)
+    return _INT(word)
+
+
+@nb.njit(inline="always")
+def _hash(heap, at, size, keys):
+    """Return a hash that nobody foresees who does not know the keys (NH, of UMAC: RFC 4418, 5.2.2)."""
+    h = size
+    j = 0
+    p, end = at, at + size
+    while p < end:
+        word = _INT(0)
+        if end - p >= 8:
+            word = _word(heap, p)
+        else:
+            for k in range(end - p):
+                word |= _INT(heap[p + k]) << (8 * k)
+        h += ((word + keys[j]) & 0xFFFFFFFF) * (((word >> 32) + keys[j + 1]) & 0xFFFFFFFF)
+        p += 8
+        j += 2
+        if j == HASH_KEYS:  # the keys come again, for what stands elsewhere
+            h = (h ^ ((h >> 32) & 0xFFFFFFFF)) * _SPREAD
+            j = 0
+    h *= _SPREAD
+    return h ^ ((h >> 32) & 0xFFFFFFFF)
 
 
 @nb.njit(inline="always")
 def _same(a, x, b, y, size):
-    for k in range(size):  # noqa: SIM110 - not what numba compiles well
+    k = 0
+    while size - k >= 8:
+        if _word(a, x + k) != _word(b, y + k):
+            return False
+        k += 8
+    while k < size:
         if a[x + k] != b[y + k]:
             return False
+        k += 1
     return True
 
 
-@_kernel(_INT(_HEAP, _GRID, _INT, _LIST, _GRID, _BYTES, _LIST))
-def find(heap, rows, seed, slots, facts, names, which):
-    """Find the topics of messages: lines of ``facts``, -1 where unknown; return how many are unknown."""
+@_kernel(nb.types.UniTuple(_INT, 3)(_HEAP, _GRID, _LIST, _LIST, _GRID, _BYTES, _INT, _LIST, nb.int32[:, ::1]))
+def meet(heap, rows, keys, slots, facts, names, session, which, known):
+    """Find the topics of messages, and what is known of them.
+
+    ``which`` (n,): lines of ``facts``, -1 where unknown. ``known`` (2, n): schema, device number. Return how many
+    topics are unknown (then the rest is not worth reading), the payloads' bytes, and how many another session takes.
+    """
     mask = slots.shape[0] - 1
-    missing = 0
+    missing = size = others = 0
     for i in range(rows.shape[0]):
-        size = rows[i, 1]
-        h = _hash(heap, rows[i, 0], size, seed)
+        length = rows[i, 1]
+        h = _hash(heap, rows[i, 0], length, keys)
         slot = h & mask
         found = -1
         while slots[slot] >= 0:
             line = slots[slot]
             if (
                 facts[line, F_HASH] == h
-                and facts[line, F_NAME_LEN] == size
-                and _same(heap, rows[i, 0], names, facts[line, F_NAME], size)
+                and facts[line, F_NAME_LEN] == length
+                and _same(heap, rows[i, 0], names, facts[line, F_NAME], length)
             ):
                 found = line
                 break
             slot = (slot + 1) & mask
         which[i] = found
         missing += found < 0
-    return missing
-
-
-@_kernel(nb.types.UniTuple(_INT, 2)(_GRID, _LIST, _GRID, _INT))
-def tally(rows, which, facts, session):
-    """Return the bytes of messages, and how many of them another session takes."""
-    size = others = 0
-    for i in range(rows.shape[0]):
+        known[0, i] = facts[found, F_SCHEMA]
+        known[1, i] = facts[found, F_NUMBER]
         size += rows[i, 3]
-        others += facts[which[i], F_SESSION] != session
-    return size, others
+        others += facts[found, F_SESSION] != session
+    return missing, size, others
 
 
-@_kernel(nb.void(_GRID, _LIST, _GRID, nb.int32[:, ::1], _GRID, nb.boolean[::1]))
-def gather(rows, which, facts, known, spans, retained):
-    """Fill in columns: schema and device number in ``known`` (2, n), the payload's ``spans`` (2, n), ``retained``."""
-    for i in range(rows.shape[0]):
-        known[0, i] = facts[which[i], F_SCHEMA]
-        known[1, i] = facts[which[i], F_NUMBER]
-        spans[0, i] = rows[i, 2]
-        spans[1, i] = rows[i, 3]
-        retained[i] = rows[i, 5] != 0
-
-
-@_kernel(_INT(_HEAP, _INT, _INT, _INT))
-def hash_of(heap, at, size, seed):
+@_kernel(_INT(_HEAP, _INT, _INT, _LIST))
+def hash_of(heap, at, size, keys):
     """Return the hash of a topic."""
-    return _hash(heap, at, size, seed)
+    return _hash(heap, at, size, keys)
 
 
 @_kernel(nb.void(_LIST, _GRID, _INT, _INT))
@@ -194,15 +218,35 @@ def enter(slots, facts, first, end):
         slots[slot] = line
 
 
-@_kernel(nb.void(_TABLE, nb.int32[::1], _LIST, _HEAP, _HEAP, _GRID, _LIST, _GRID, _GRID, nb.int32[::1], _LIST))
-def envelope(data, msg, columns, bodies, heap, rows, which, facts, out, reason, sums):
+@_kernel(_INT(nb.int16[::1], nb.int32[:, ::1], nb.int32[::1], _GRID))
+def begin(verdict, known, reason, out):
+    """Begin the columns of a decoded batch, ``reason`` and ``out`` of ``envelope``; return how many messages are bad.
+
+    On a topic that stands for no schema a message is bad whatever it is.
+    """
+    bad = 0
+    for i in range(verdict.shape[0]):
+        reason[i] = verdict[i]
+        if known[0, i] < 0:
+            reason[i] = _UNKNOWN_TOPIC
+        bad += reason[i] != 0
+        out[0, i] = out[1, i] = out[2, i] = -1
+        out[3, i] = LAT_MAX + 1
+        out[4, i] = LON_MAX + 1
+    return bad
+
+
+@_kernel(
+    nb.types.UniTuple(_INT, 4)(_TABLE, nb.int32[::1], _LIST, _HEAP, _HEAP, _GRID, _LIST, _GRID, _GRID, nb.int32[::1])
+)
+def envelope(data, msg, columns, bodies, heap, rows, which, facts, out, reason):
     """Judge device and sequence number of the messages of one schema, and copy out their envelope.
 
     ``data``, ``msg``: root table and its messages. ``columns``: of device offset and length (in ``bodies``), ts_ms,
-    boot, seq, lat, lon; -1 where there is none. ``out`` (5, n): ts_ms, boot, seq, lat, lon. ``sums``: sequence numbers
-    skipped, repeated or late ones, messages without position.
+    boot, seq, lat, lon; -1 where there is none. ``out`` (5, n): ts_ms, boot, seq, lat, lon. Return sequence numbers
+    skipped, repeated or late ones, messages without position, and messages from another device than the topic says.
     """
-    sums[:] = 0
+    skipped = repeated = without = wrong = 0
     for r in range(data.shape[0]):
         i = msg[r]
         line = which[i]
@@ -214,14 +258,15 @@ def envelope(data, msg, columns, bodies, heap, rows, which, facts, out, reason, 
             lat, lon = data[r, columns[5]], data[r, columns[6]]
             out[3, i] = lat
             out[4, i] = lon
-            sums[2] += lat > LAT_MAX or lon > LON_MAX
+            without += lat > LAT_MAX or lon > LON_MAX
+        if facts[line, F_SCHEMA] < 0:
+            continue
         size = data[r, columns[1]]
         if size != facts[line, F_ID_LEN] or not _same(
             bodies, data[r, columns[0]], heap, rows[i, 0] + facts[line, F_ID], size
         ):
             reason[i] = _WRONG_DEVICE
-            continue
-        if facts[line, F_SCHEMA] < 0:
+            wrong += 1
             continue
         if boot != facts[line, F_BOOT]:
             facts[line, F_BOOT] = boot
@@ -229,10 +274,11 @@ def envelope(data, msg, columns, bodies, heap, rows, which, facts, out, reason, 
             continue
         step = seq - facts[line, F_SEQ]
         if step > 0:
-            sums[0] += step - 1
+            skipped += step - 1
             facts[line, F_SEQ] = seq
         else:
-            sums[1] += 1
+            repeated += 1
+    return skipped, repeated, without, wrong
 
 
 @nb.njit(inline="always")
@@ -242,7 +288,7 @@ def _cell(lat, lon):
 
 @nb.njit(inline="always")
 def _cell_slot(key, mask):
-    h = key * -7_046_029_254_386_353_131
+    h = key * _SPREAD
     return (h ^ (h >> 32)) & mask
 
 
@@ -287,24 +333,23 @@ def learn(cells, lat, lon, line):
     cells[1, slot] = line
 
 
-@_kernel(_INT(_HEAP, _GRID, _LIST, _LIST, _GRID, _LIST, _GRID, _GRID, _GRID, _LIST, _LIST))
-def lay_out(heap, rows, tokens, which, facts, where, sets, versions, out, used, copies):
-    """Make the sink's rows of messages that have a place; return how many.
+@_kernel(nb.types.UniTuple(_INT, 2)(_HEAP, _GRID, _LIST, _LIST, _GRID, _LIST, _GRID, _GRID, _LIST, _INT, _GRID, _LIST))
+def lay_out(heap, rows, tokens, which, facts, where, sets, versions, broken, now, out, copies):
+    """Make the sink's rows of messages that have a place; return how many, and of how many messages.
 
-    ``versions`` (2, 2^k): open hash from fingerprints to schema ids. ``used`` (lanes,): counted up where a record goes.
-    ``copies`` (n,): records beyond the first of each message.
+    ``versions`` (2, 2^k): open hash from fingerprints to schema ids. ``broken`` (first lanes,): set to ``now`` where a
+    record goes to one of these lanes. ``copies`` (n,): records beyond the first of each message.
     """
     mask = versions.shape[1] - 1
-    m = 0
+    m = placed = 0
     for i in range(rows.shape[0]):
         copies[i] = 0
         if where[i] < 0:
             continue
+        placed += 1
         line = which[i]
         body = rows[i, 2]
-        fingerprint = 0
-        for k in range(8):
-            fingerprint |= _INT(heap[body + 2 + k]) << (8 * k)
+        fingerprint = _word(heap, body + 2)
         slot = fingerprint & mask
         while versions[0, slot] != fingerprint and versions[1, slot] >= 0:
             slot = (slot + 1) & mask
@@ -312,7 +357,8 @@ def lay_out(heap, rows, tokens, which, facts, where, sets, versions, out, used, 
         copies[i] = places - 1
         for k in range(places):
             lane = facts[line, F_LANE] + sets[where[i], 1 + k]
-            used[lane] += 1
+            if lane < broken.shape[0]:
+                broken[lane] = now
             out[m, 0] = lane
             out[m, 1] = rows[i, 0] + facts[line, F_ID]
             out[m, 2] = facts[line, F_ID_LEN]
@@ -322,4 +368,23 @@ def lay_out(heap, rows, tokens, which, facts, where, sets, versions, out, used, 
             out[m, 6] = k > 0
             out[m, 7] = tokens[i]
             m += 1
-    return m
+    return m, placed
+
+
+@_kernel(nb.void(_COLUMN, _BYTES))
+def acks(packet_ids, out):
+    """Write PUBACKs (MQTT 5.0, 3.4), four bytes each: reason code 0 is left out."""
+    for i in range(packet_ids.shape[0]):
+        out[4 * i] = 0x40
+        out[4 * i + 1] = 2
+        out[4 * i + 2] = packet_ids[i] >> 8
+        out[4 * i + 3] = packet_ids[i] & 0xFF
+
+
+@_kernel(_INT(_COLUMN, _INT))
+def count(column, value):
+    """Return how often a value occurs."""
+    n = 0
+    for i in range(column.shape[0]):
+        n += column[i] == value
+    return n

@@ -26,7 +26,7 @@ import mqtt5
 import numpy as np
 from v2x.columns import I64
 
-from v2x_services.ingest.kernels import FULL, MORE, scan
+from v2x_services.ingest.kernels import FULL, MORE, acks, scan
 from v2x_services.ingest.packets import PUBLISH, publish_row, read_control
 from v2x_services.ingest.subscriptions import Subscriptions
 from v2x_services.ports import ARRIVAL_COLUMNS, HEAP_SPARE, Arrivals, Clock, SourceListener
@@ -87,11 +87,9 @@ class MqttSource:
         link = self._link
         if link is None or link.epoch != epoch or link.closed.done():
             return False
-        packets = np.empty((len(packet_ids), 4), np.uint8)
-        ids = np.asarray(packet_ids, np.int32)
-        packets[:, 0], packets[:, 1] = 0x40, 2  # PUBACK, reason code 0 left out
-        packets[:, 2], packets[:, 3] = ids >> 8, ids & 0xFF
-        link.write(packets.tobytes())
+        out = np.empty(4 * len(packet_ids), np.uint8)
+        acks(np.asarray(packet_ids, np.int64), out)
+        link.write(out.tobytes())
         return True
 
     def pause(self) -> None:

@@ -22,10 +22,10 @@ from v2x.deadletters import Letter, Reason, record
 from v2x.devices import DeviceTable
 from v2x.ledger import AckLedger
 from v2x.pseudonym import vehicle_key
-from v2x.quarantine import Quarantine
+from v2x.quarantine import Quarantine, Ruling
 from v2x.routing import known_position
-from v2x.timerules import TimeRules, TimeVerdict
-from v2x.topics import DEADLETTER, GANTRY, HEADER_COPY, HEADER_RX, OBSERVATIONS, MessageClass
+from v2x.timerules import TimeRules
+from v2x.topics import DEADLETTER, GANTRY, HEADER_COPY, HEADER_RX, MessageClass
 from v2x.zones import partition_of
 
 from v2x_codecs.framing import MQTT_HEADER, to_kafka
@@ -40,6 +40,9 @@ from v2x_services.ingest.ticks import Silence
 from v2x_services.ingest.topics import Place, Topic, TopicTable
 from v2x_services.ports import (
     A_PACKET_ID,
+    A_PAYLOAD,
+    A_RETAINED,
+    A_SIZE,
     ROW_COLUMNS,
     Arrivals,
     Clock,
@@ -52,10 +55,8 @@ from v2x_services.ports import (
 
 log = logging.getLogger(__name__)
 
-_TIME_REASONS: Final = np.zeros(len(TimeVerdict), np.int32)
-_TIME_REASONS[TimeVerdict.AHEAD] = Reason.AHEAD
-_TIME_REASONS[TimeVerdict.TOO_OLD] = Reason.TOO_OLD
 _ENVELOPE: Final = ("device.off", "device.len", "ts_ms", "boot", "seq")
+_TS_MS: Final = _ENVELOPE.index("ts_ms")
 # Latitude and longitude of a schema's own or reference position, where it is in the root table.
 _POSITIONS: Final = {
     "bsm": ("lat", "lon"),
@@ -66,11 +67,8 @@ _POSITIONS: Final = {
     "pole_env": ("lat", "lon"),
     "pile_status": ("lat", "lon"),
 }
-# As plain integers: numpy asks an enum's class many questions each time it meets one.
-_UNKNOWN_TOPIC: Final = int(Reason.UNKNOWN_TOPIC)
+# A plain integer: numpy and numba ask an enum's class many questions each time they meet one.
 _QUARANTINED: Final = int(Reason.QUARANTINED)
-_LAT_NONE: Final = 900_000_001
-_LON_NONE: Final = 1_800_000_001
 _RESUME_AT: Final = 0.5  # share of the bound below which reading goes on
 
 
@@ -140,6 +138,7 @@ class Pipeline:
         self.kind = kind
         self.ledger = AckLedger()
         self.counts = counts
+        self._session = int(kind)
         self._shared = shared
         self._source = source
         self._sink = sink
@@ -168,57 +167,54 @@ class Pipeline:
     def arrived(self, batch: Arrivals) -> None:
         """Judge a batch and hand it on."""
         rows, shared = batch.rows, self._shared
-        first = self.ledger.take(batch.epoch, rows[:, A_PACKET_ID], batch.rx_us)
-        which = shared.topics.find(batch)
+        # What is good is the rule: other fates are decided where they show.
+        first = self.ledger.take(batch.epoch, rows[:, A_PACKET_ID], batch.rx_us, FORWARDED)
+        met = shared.topics.meet(batch, self._session)
         shared.forget()
         tokens = np.arange(first, first + len(rows), dtype=np.int64)
-        size, others = k.tally(rows, which, shared.topics.facts, self.kind)
-        self.counts.took(len(rows), size)
-        if not others:
-            self._judge(Taken(batch, rows, which, tokens))
+        self.counts.took(len(rows), met.size)
+        if not met.others:
+            self._judge(Taken(batch, rows, met.which, met.known, tokens))
         else:
             self._settled = True
-            ours = shared.topics.facts[which, k.F_SESSION] == self.kind
+            ours = shared.topics.facts[met.which, k.F_SESSION] == self._session
             aside = tokens[~ours]
             self.ledger.decide(aside, self.counts.elsewhere)
             self.ledger.settle(aside)
             if ours.any():
-                self._judge(Taken(batch, rows[ours], which[ours], tokens[ours]))
+                known = np.ascontiguousarray(met.known[:, ours])
+                self._judge(Taken(batch, rows[ours], met.which[ours], known, tokens[ours]))
         if self._settled:
             self._release()
-        self.counts.in_flight(self.ledger.in_flight)
+        else:
+            self.counts.in_flight(self.ledger.in_flight)
         self._back_pressure()
 
     # -- judging
 
     def _judge(self, taken: Taken) -> None:
         shared, rows, rx_us = self._shared, taken.rows, taken.batch.rx_us
-        n = len(rows)
-        known, spans, retained = np.empty((2, n), np.int32), np.empty((2, n), np.int64), np.empty(n, np.bool_)
-        k.gather(rows, taken.which, shared.topics.facts, known, spans, retained)
-        expect, numbers = known
-        judged = self._columns(shared.decoder.decode_spans(taken.batch.heap, spans, expect), taken)
-        judged.reason[expect < 0] = _UNKNOWN_TOPIC
+        expect, numbers = taken.known
+        spans = rows[:, A_PAYLOAD : A_SIZE + 1]
+        judged, bad = self._columns(shared.decoder.decode_spans(taken.batch.heap, spans, expect), taken)
         mono_ms = shared.clock.monotonic_us() // 1000
-        good = judged.reason == 0
-        if good.all():
-            judged.reason = _TIME_REASONS[
-                shared.times.judge(rx_us // 1000, mono_ms, numbers, judged.ts_ms, self.kind, retained)
-            ]
-        elif good.any():
-            judged.reason[good] = _TIME_REASONS[
-                shared.times.judge(rx_us // 1000, mono_ms, numbers[good], judged.ts_ms[good], self.kind, retained[good])
-            ]
-        bad = judged.reason != 0
-        ruling = shared.quarantine.judge(mono_ms, numbers, spans[1], bad)
+        bad += shared.times.judge(
+            rx_us // 1000, mono_ms, numbers, judged.ts_ms, self._session, rows[:, A_RETAINED], judged.reason
+        )
+        ruling = shared.quarantine.judge(mono_ms, numbers, rows[:, A_SIZE], judged.reason)
         headers = [(HEADER_RX, rx_us.to_bytes(8, "big"))]
-        away = bad | ruling.held
-        if not away.any():
-            self.ledger.decide(taken.tokens, FORWARDED)
+        if bad or ruling is not None:
+            self._set_aside(taken, judged, ruling, headers)
+        else:
             self._forward(taken, judged, headers)
-            return
-        reason = np.where(ruling.held & ~bad, _QUARANTINED, judged.reason)
-        dead = bad & ~ruling.held | ruling.keep
+
+    def _set_aside(self, taken: Taken, judged: Judged, ruling: Ruling | None, headers: Headers) -> None:
+        """Forward what is good, bury what is kept, and count the rest."""
+        bad, n = judged.reason != 0, len(taken.rows)
+        held, keep = (np.zeros(n, np.bool_), np.zeros(n, np.bool_)) if ruling is None else ruling
+        away = bad | held
+        reason = np.where(held & ~bad, _QUARANTINED, judged.reason)
+        dead = bad & ~held | keep
         self.ledger.decide(taken.tokens, np.where(away, np.where(dead, DEAD, DROPPED) + reason, FORWARDED))
         only_counted = away & ~dead
         if only_counted.any():
@@ -227,42 +223,39 @@ class Pipeline:
         judged.reason = np.where(away, reason, 0).astype(np.int32)
         self._forward(taken, judged, headers)
         for i in np.flatnonzero(dead).tolist():
-            topic = shared.topics[int(taken.which[i])]
+            topic, rx_us = self._shared.topics[int(taken.which[i])], taken.batch.rx_us
             letter = letter_of(judged, i, Reason(int(reason[i])), topic, taken.payload(i), rx_us)
             self._bury(letter, topic, int(taken.tokens[i]), headers)
 
-    def _columns(self, decoded: Batch, taken: Taken) -> Judged:
-        n = len(taken.rows)
-        envelopes = np.full((5, n), -1, np.int64)
-        envelopes[3], envelopes[4] = _LAT_NONE, _LON_NONE
-        judged = Judged(decoded.verdict.astype(np.int32), decoded, self._shared.decoder, envelopes)
-        bodies = np.frombuffer(decoded.heap, np.uint8)
-        heap = np.frombuffer(taken.batch.heap, np.uint8)
-        sums = np.zeros(3, np.int64)
-        for index in sorted(set(decoded.schema[decoded.row >= 0].tolist())):
-            name = self._shared.decoder.schemas[index]
+    def _columns(self, decoded: Batch, taken: Taken) -> tuple[Judged, int]:
+        """Return what the messages say, and how many are bad."""
+        n, shared, batch = len(taken.rows), self._shared, taken.batch
+        reason, envelopes = np.empty(n, np.int32), np.empty((5, n), np.int64)
+        bad = k.begin(decoded.verdict, taken.known, reason, envelopes)
+        bodies = batch.data if decoded.heap is batch.heap else np.frombuffer(decoded.heap, np.uint8)
+        for name in decoded.roots:
             table = decoded.tables[name]
-            columns = self._shared.columns_of(table)
+            columns = shared.columns_of(table)
             if columns is None:  # known to us, but no uplink: only on a stray topic
                 continue
-            k.envelope(
-                table.data, table.msg, columns, bodies, heap, taken.rows, taken.which, self._shared.topics.facts,
-                envelopes, judged.reason, sums,
+            skipped, repeated, without, wrong = k.envelope(
+                table.data, table.msg, columns, bodies, batch.data, taken.rows, taken.which, shared.topics.facts,
+                envelopes, reason,
             )  # fmt: skip
-            skipped, repeated, without = sums.tolist()
+            bad += wrong
             if name == "map":  # its position is that of its first node
                 nodes = decoded.tables["map.nodes"]
                 # Backwards, so that of several nodes the first one stays.
                 envelopes[3, nodes.msg[::-1]] = nodes.col("ref_lat")[::-1]
                 envelopes[4, nodes.msg[::-1]] = nodes.col("ref_lon")[::-1]
-                away = (envelopes[3, table.msg] >= _LAT_NONE) | (envelopes[4, table.msg] >= _LON_NONE)
+                away = (envelopes[3, table.msg] > k.LAT_MAX) | (envelopes[4, table.msg] > k.LON_MAX)
                 without = int(np.count_nonzero(away))
             if skipped or repeated:
                 self.counts.jumped(name, skipped, repeated)
             if without:
                 self.counts.without_position(name, without)
-            self.counts.skew(name, taken.batch.rx_us / 1e6 - envelopes[0, table.msg] / 1e3)
-        return judged
+            self.counts.skew(name, batch.rx_us, table.data[:, columns[_TS_MS]])
+        return Judged(reason, decoded, shared.decoder, envelopes), bad
 
     # -- to the sink
 
@@ -279,26 +272,19 @@ class Pipeline:
                 where[i] = routes.place(topic.device, lat, lon, moves=topic.moves)
                 if not topic.moves and known_position(lat, lon):
                     topics.facts[line, k.F_LAT : k.F_LAST + 1] = lat, lon, where[i]
-        rows = np.empty((n * (routes.sets.shape[1] - 1), ROW_COLUMNS), np.int64)
-        used, copies = np.zeros(len(topics.lanes), np.int64), np.empty(n, np.int64)
-        heap = np.frombuffer(taken.batch.heap, np.uint8)
-        m = k.lay_out(
-            heap, taken.rows, taken.tokens, taken.which, topics.facts, where, routes.sets, shared.versions, rows, used,
-            copies,
+        rows, copies = np.empty((n * (routes.sets.shape[1] - 1), ROW_COLUMNS), np.int64), np.empty(n, np.int64)
+        m, placed = k.lay_out(  # some messages become several records
+            taken.batch.data, taken.rows, taken.tokens, taken.which, topics.facts, where, routes.sets, shared.versions,
+            shared.silence.last, shared.clock.monotonic_us(), rows, copies,
         )  # fmt: skip
-        placed = int(np.count_nonzero(where >= 0))  # messages; some became several records
         if m:
-            copied = m - placed
-            if copied:
+            kinds: tuple[Headers, ...] = (headers,)
+            if m > placed:
                 for i in np.flatnonzero(copies).tolist():
                     self.ledger.expect(int(taken.tokens[i]), int(copies[i]) + 1)
-                self.counts.copied(copied)
-            both = (headers, [*headers, (HEADER_COPY, b"1")])
-            self._sink.append_rows(Rows(topics.lanes, taken.batch.heap, rows[:m], both))
-            for lane in used.nonzero()[0].tolist():
-                topic_name, partition = topics.lanes[lane]
-                if topic_name == OBSERVATIONS:
-                    shared.silence.broken(partition)
+                self.counts.copied(m - placed)
+                kinds = (headers, [*headers, (HEADER_COPY, b"1")])
+            self._sink.append_rows(Rows(topics.lanes, taken.batch.heap, rows[:m], kinds))
         if placed < n:
             for i in np.flatnonzero((where < 0) & (judged.reason == 0)).tolist():
                 self._forward_gantry(topics[int(taken.which[i])], taken.payload(i), int(taken.tokens[i]), headers)
@@ -322,9 +308,9 @@ class Pipeline:
 
     # -- from the sink
 
-    def _done(self, tokens: list[int], error: Exception | None) -> None:
+    def _done(self, tokens: list[int] | I64, error: Exception | None) -> None:
         if error is not None:
-            tokens = self._refused(tokens, error)
+            tokens = self._refused([int(token) for token in tokens], error)
         self.ledger.settle(tokens)
         self._release()
         self._back_pressure()
@@ -351,22 +337,22 @@ class Pipeline:
     def _release(self) -> None:
         self._settled = False
         out = self.ledger.release()
-        if not len(out.epoch):
-            self.counts.in_flight(self.ledger.in_flight)
-            return
-        acknowledged = 0
-        epochs = out.epoch
-        if epochs[0] == epochs[-1]:  # they never go back
-            acknowledged = self._acknowledge(int(epochs[0]), out.packet_id)
-        else:
-            for epoch in sorted(set(epochs.tolist())):
-                acknowledged += self._acknowledge(epoch, out.packet_id[epochs == epoch])
-        self.counts.released(out, acknowledged, self._shared.clock.now_us())
+        n = len(out.epoch)
+        if n:
+            acknowledged = 0
+            epochs = out.epoch
+            if epochs[0] == epochs[-1]:  # they never go back
+                acknowledged = self._acknowledge(int(epochs[0]), out.packet_id, out.acks)
+            else:
+                for epoch in sorted(set(epochs.tolist())):
+                    ids = out.packet_id[epochs == epoch]
+                    acknowledged += self._acknowledge(epoch, ids, int(np.count_nonzero(ids)))
+            self.counts.released(out, acknowledged, self._shared.clock.now_us())
         self.counts.in_flight(self.ledger.in_flight)
 
-    def _acknowledge(self, epoch: int, packet_ids: I64) -> int:
-        wanted = packet_ids if packet_ids.all() else packet_ids[packet_ids > 0]
-        return len(wanted) if len(wanted) and self._source.acknowledge(epoch, wanted) else 0
+    def _acknowledge(self, epoch: int, packet_ids: I64, wanted: int) -> int:
+        ids = packet_ids if wanted == len(packet_ids) else packet_ids[packet_ids > 0]
+        return wanted if wanted and self._source.acknowledge(epoch, ids) else 0
 
     def _back_pressure(self) -> None:
         # Receive Maximum alone is no bound: Mosquitto 2.0.11 keeps to it only until it has a queue. Acknowledged in

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
-from v2x.columns import Encoder
+import numpy as np
+from v2x.columns import I64, Encoder
 from v2x.topics import OBSERVATIONS
 
 from v2x_services.ports import NO_TOKEN, Clock, LogSink
@@ -17,23 +18,18 @@ from v2x_services.ports import NO_TOKEN, Clock, LogSink
 class Silence:
     """Since when each partition has been silent, monotonic microseconds."""
 
-    __slots__ = ("_clock", "_last")
+    __slots__ = ("_clock", "last")
 
     def __init__(self, partitions: int, clock: Clock) -> None:
         self._clock = clock
-        self._last = [0] * partitions
-
-    def broken(self, partition: int) -> None:
-        """Note that a record was written."""
-        self._last[partition] = self._clock.monotonic_us()
+        self.last: I64 = np.zeros(partitions, np.int64)  # when a record was last written
 
     def over(self, us: int) -> list[int]:
         """Return partitions that have been silent for ``us`` or longer; they count as broken now."""
         now = self._clock.monotonic_us()
-        silent = [p for p, last in enumerate(self._last) if now - last >= us]
-        for p in silent:
-            self._last[p] = now
-        return silent
+        silent = np.flatnonzero(now - self.last >= us)
+        self.last[silent] = now
+        return silent.tolist()
 
 
 class Ticker:

@@ -13,10 +13,10 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
-from v2x.columns import I64
+from v2x.columns import I32, I64
 from v2x.devices import DeviceTable
 from v2x.errors import TopicError
 from v2x.routing import Partitions
@@ -50,7 +50,7 @@ _MAX_ID: Final = 64
 _ROOM: Final = 1024  # topics at first
 _NAME: Final = 48  # bytes of one, likewise
 BY_ROWS: Final = (OBSERVATIONS, DEVICES)
-"""Kafka topics that take messages as they are, so that kernels can write them."""
+"""Kafka topics that take messages as they are, so that kernels can write them; lanes are in this order."""
 
 
 class Place(IntEnum):
@@ -79,6 +79,15 @@ class Topic:
     moves: bool = False  # the position of each message decides where it goes
 
 
+class Met(NamedTuple):
+    """What is known of the topics of messages."""
+
+    which: I64  # (n,) line in the topic table
+    known: I32  # (2, n) schema (-1 none), device number
+    size: int  # bytes of the payloads
+    others: int  # messages that another session takes
+
+
 class TopicTable:
     """Topics seen, bounded; starts anew with the device table, whose numbers it holds.
 
@@ -94,7 +103,8 @@ class TopicTable:
         self._routes = routes
         self._schemas = {name: i for i, name in enumerate(schemas)}
         self._partitions = partitions
-        self._seed = int.from_bytes(os.urandom(7), "little")  # so that nobody can choose topics that collide
+        # So that nobody can choose topics that collide.
+        self._keys = np.frombuffer(os.urandom(4 * k.HASH_KEYS), np.uint32).astype(np.int64)
         self.on_first: Callable[[Topic], None] | None = None  # hears of each topic that is new here
         self._clear()
 
@@ -113,17 +123,21 @@ class TopicTable:
     def __len__(self) -> int:
         return len(self._topics)
 
-    def find(self, batch: Arrivals) -> I64:
-        """Return the line of each message's topic; new ones are taken in."""
+    def meet(self, batch: Arrivals, session: int) -> Met:
+        """Find the topics of messages, and take in new ones."""
         if self._devices.renewals != self._renewals or len(self._topics) >= _MAX_TOPICS:
             self._clear()
-        heap = np.frombuffer(batch.heap, np.uint8)
-        which = np.empty(len(batch), np.int64)
-        while k.find(heap, batch.rows, self._seed, self._slots, self.facts, self._names, which):
+        n = len(batch.rows)
+        which, known = np.empty(n, np.int64), np.empty((2, n), np.int32)
+        while True:
+            missing, size, others = k.meet(
+                batch.data, batch.rows, self._keys, self._slots, self.facts, self._names, session, which, known
+            )
+            if not missing:
+                return Met(which, known, size, others)
             new = {batch.heap[at : at + size] for at, size in batch.rows[which < 0, :2].tolist()}
             for name in sorted(new):
                 self._add(name)
-        return which
 
     def _add(self, raw: bytes) -> None:
         topic = self._make(raw.decode("utf-8", "replace"))
@@ -137,7 +151,7 @@ class TopicTable:
         self._names[size : size + len(raw)] = np.frombuffer(raw, np.uint8)
         facts = self.facts[line]
         facts[k.F_NAME], facts[k.F_NAME_LEN] = size, len(raw)
-        facts[k.F_HASH] = k.hash_of(np.frombuffer(raw, np.uint8), 0, len(raw), self._seed)
+        facts[k.F_HASH] = k.hash_of(np.frombuffer(raw, np.uint8), 0, len(raw), self._keys)
         facts[k.F_SESSION], facts[k.F_SCHEMA], facts[k.F_NUMBER] = topic.session, topic.schema, topic.number
         facts[k.F_ID] = len(b"/".join(raw.split(b"/")[:_DEVICE_AT])) + 1
         facts[k.F_ID_LEN] = len(topic.id)
