@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from v2x.errors import ConfigError
 
@@ -10,6 +11,7 @@ from v2x_loadtest.schedules.loop import VirtualLoop
 from v2x_loadtest.schedules.mosquitto import matches
 from v2x_loadtest.schedules.plan import FAULTS, Plan
 from v2x_loadtest.schedules.run import run_schedule
+from v2x_services.ingest.mqtt import MqttSource
 from v2x_services.ingest.pipeline import Pipeline
 from v2x_services.kafka import KafkaSink
 from v2x_services.producer import Producer
@@ -53,8 +55,8 @@ def acknowledge_early(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def acknowledge_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send the PUBACKs of a release backwards."""
-    acknowledge = Pipeline._acknowledge
-    monkeypatch.setattr(Pipeline, "_acknowledge", lambda self, epoch, ids: acknowledge(self, epoch, ids[::-1]))
+    real = MqttSource.acknowledge
+    monkeypatch.setattr(MqttSource, "acknowledge", lambda self, epoch, ids: real(self, epoch, np.array(ids[::-1])))
 
 
 def forget_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:

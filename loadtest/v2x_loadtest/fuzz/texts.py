@@ -12,7 +12,7 @@ from typing import Any, Final
 from v2x.devices import DeviceTable
 from v2x.errors import ConfigError, V2XError
 from v2x.routing import Router
-from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, UPLINKS, uplink_topic
+from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, UPLINKS, MessageClass, uplink_topic
 from v2x.zones import ZoneMap
 
 from v2x_codecs.decoder import ColumnDecoder
@@ -84,7 +84,7 @@ class Topics:
         if not text or "\0" in text or len(data) > 65_535:
             return
         batch = Arrivals.of(1, 1, [(text, b""), (text, b"")], [1, 2], retained=False)
-        first, second = self._table.find(batch).tolist()
+        first, second = self._table.meet(batch, MessageClass.PERISHABLE).which.tolist()
         topic = self._table[first]
         if first != second or topic.name != text:
             raise Finding(f"topic {text!r} is taken for {topic.name!r}")
