@@ -1,10 +1,8 @@
 """The MQTT source: one persistent session on an ``asyncio.Protocol`` over the sans-IO ``mqtt5`` codec.
 
-Mosquitto writes each message on its own, so a reader that wakes up for each pays for the wake-up, not for the message.
-Under load reading is therefore *paced*: after a read it pauses for a few milliseconds, then takes all that has come.
-The fewer messages come, the shorter is the pause; when there are few it reads at once::
+::
 
-    data ─► parse all packets ─► one Arrivals to the listener ─► pause, resume in pace_s × min(1, rate / 2,000)
+    data ─► parse all packets ─► one Arrivals to the listener ─► pause (``pace``), read on
 
 A PUBACK leaves only when ``acknowledge`` is called; until then the message counts against our Receive Maximum, which
 is the back-pressure. A packet id is good for one connection (epoch). After a lost connection the source connects again
@@ -27,6 +25,7 @@ import numpy as np
 from v2x.columns import I64
 
 from v2x_services.ingest.kernels import FULL, MORE, acks, scan
+from v2x_services.ingest.pace import Pace
 from v2x_services.ingest.packets import PUBLISH, publish_row
 from v2x_services.ingest.subscriptions import Subscriptions
 from v2x_services.ports import ARRIVAL_COLUMNS, HEAP_SPARE, Arrivals, Clock, SourceListener
@@ -37,9 +36,6 @@ MAX_PACKET: Final = 16 << 20  # a broker does not send us more; far above what i
 _CONNECT_S: Final = 10.0
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
-_RATE_S: Final = 0.1  # what "of late" means
-_FULL_RATE: Final = 2_000.0  # messages a second from which on the whole pace is kept
-_LEAST_PACE_S: Final = 0.0005  # a shorter pause is none
 _SPARE: Final = bytes(HEAP_SPARE)
 
 
@@ -191,9 +187,8 @@ class _Link(asyncio.Protocol):
         self._have = 0
         self._need = 2
         self._room = 256  # messages that a read is expected to bring
-        self._last_read = self._loop.time()
+        self._pace = Pace(source.config.pace_s, loop.time())
         self._brought = 0  # messages of the last read
-        self._rate = 0.0  # messages a second, of late
         self._resume_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self._pinged_at: float | None = None
@@ -226,13 +221,10 @@ class _Link(asyncio.Protocol):
         self._brought = 0
         if self._have >= self._need and not self._parse():
             return
-        now = self._loop.time()
-        gap, self._last_read = now - self._last_read, now
-        self._rate += (self._brought - self._rate * gap) / (gap + _RATE_S)
-        pace = self._config.pace_s * min(1.0, self._rate / _FULL_RATE)
-        if pace > _LEAST_PACE_S and self._resume_timer is None and self._transport is not None:
+        pause = self._pace.after(self._loop.time(), self._brought)
+        if pause and self._resume_timer is None and self._transport is not None:
             self._transport.pause_reading()
-            self._resume_timer = self._loop.call_later(pace, self._paced)
+            self._resume_timer = self._loop.call_later(pause, self._paced)
 
     def eof_received(self) -> None:
         """Let the transport close."""
