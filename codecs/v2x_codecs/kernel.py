@@ -42,7 +42,10 @@ ONE = u64(1)
 LOW7 = u64(0x7F)
 CONTINUES = u64(0x80)
 
-WIDTH, ROOM, BASE, LINK, ROWS, PEAK = range(6)  # columns of ``tables``; PEAK: most rows in a MiB of late
+# Columns of ``tables``. PEAK: most rows in a MiB of late. STEP: 1, or 0 where all rows are written to the same place,
+# since nobody wants to read them.
+WIDTH, ROOM, BASE, LINK, ROWS, PEAK, STEP = range(7)
+T_WIDTH = 7
 AT, BAD_FIELD, SCHEMA, ROW = range(4)  # lines of ``out``
 # Columns of the stack of open arrays.
 S_BODY, S_LEFT, S_TABLE, S_WRITE, S_ROW, S_TOTAL, S_FIRST, S_BLOCK, S_STOP = range(9)
@@ -228,7 +231,7 @@ def decode(
     """Decode messages from ``first`` on; return the number of messages, or the one for which a table is full.
 
     ``spans`` (n, 2): where each message begins in ``heap``, and its bytes. ``known``: open hash from fingerprint or
-    id to a row of ``entry``. ``tables`` (T + 1, 6): see the constants; row r of table t is at
+    id to a row of ``entry``. ``tables`` (T + 1, 7): see the constants; row r of table t is at
     ``store[BASE + r * WIDTH]``, its message and parent in ``links[:, LINK + r]``; where a table is full, the last line
     says which (ROOM) and how many rows it needs (ROWS). ``verdicts`` (n,), ``out`` (4, n): as in ``v2x.columns.Batch``.
     """
@@ -298,7 +301,8 @@ def decode(
                         tables[last, ROOM], tables[last, ROWS] = t, r + items
                         verdict = i64(FULL)
                         break
-                    wide = tables[t, WIDTH]
+                    step = tables[t, STEP]
+                    wide = tables[t, WIDTH] * step
                     w = tables[t, BASE] + r * wide
                     k = tables[t, LINK] + r
                     for _ in range(items):
@@ -312,8 +316,8 @@ def decode(
                         links[0, u64(k)] = i
                         links[1, u64(k)] = row
                         w += wide
-                        k += 1
-                    tables[t, ROWS] = r + items
+                        k += step
+                    tables[t, ROWS] = r + items * step
                     if verdict == OK and stop >= 0 and stop != pos:
                         verdict, slot, pos = i64(BAD_VALUE), array, at
                 pc += 1
@@ -427,7 +431,7 @@ def decode(
                     write = tables[t, BASE] + row * tables[t, WIDTH]
                     links[0, u64(tables[t, LINK] + row)] = i
                     links[1, u64(tables[t, LINK] + row)] = stack[top, S_ROW]
-                    tables[t, ROWS] = row + 1
+                    tables[t, ROWS] = row + tables[t, STEP]
                     pc = head + 1
             if verdict != OK:
                 break

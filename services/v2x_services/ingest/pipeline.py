@@ -69,6 +69,8 @@ _POSITIONS: Final = {
 }
 # A plain integer: numpy and numba ask an enum's class many questions each time they meet one.
 _QUARANTINED: Final = int(Reason.QUARANTINED)
+TABLES: Final = ("map.nodes",)
+"""Tables that are read here beside the root ones."""
 _RESUME_AT: Final = 0.5  # share of the bound below which reading goes on
 
 
