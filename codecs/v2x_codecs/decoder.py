@@ -40,6 +40,7 @@ class ColumnDecoder:
         self._max = max_payload
         self._pad = bytes(self._program.pad)
         self._dense = np.zeros(len(layout.tables), np.int64)  # rows to make room for in a MiB
+        self._filled = np.empty(len(layout.tables), np.int64)
         self._plans: dict[int, _Plan] = {}
         self._batches = 0
         none = np.empty(0, np.int32)
@@ -92,9 +93,9 @@ class ColumnDecoder:
         store, links = plan.allocate()
         done = 0
         while True:
-            done = kernel.decode(
+            done, many = kernel.decode(
                 data, spans, done, mqtt, wanted, self._max, known, p.entry, p.ops, p.limits,
-                plan.tables, store, links, verdict, out,
+                plan.tables, store, links, verdict, out, self._filled,
             )  # fmt: skip
             if done == n:
                 break
@@ -103,8 +104,10 @@ class ColumnDecoder:
         at, bad_field, schema, row = out
         batch = Batch(verdict, at, bad_field, schema, row, dict(self._empty), heap)
         tables = plan.tables
-        for (name, fields, used), (width, _, base, link, rows, *_) in zip(self._specs, tables.tolist(), strict=False):
-            if rows and used:
+        for t in self._filled[:many].tolist():
+            name, fields, used = self._specs[t]
+            if used:
+                width, _, base, link, rows, *_ = tables[t].tolist()
                 cells = store[base : base + rows * width].reshape(rows, width)
                 if width > len(fields):
                     cells = cells[:, : len(fields)]

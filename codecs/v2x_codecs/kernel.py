@@ -221,17 +221,21 @@ _INT, _INTS, _GRID, _I32S, _I32_GRID = nb.int64, nb.int64[::1], nb.int64[:, ::1]
 _SPANS = nb.int64[:, :]
 _INPUT = (_HEAP, _SPANS, _INT, nb.boolean, _I32S, _INT, _GRID)
 _PROGRAM = (_GRID, _GRID, _INTS)
-_OUTPUT = (_GRID, _INTS, _I32_GRID, nb.int16[::1], _I32_GRID)
+_OUTPUT = (_GRID, _INTS, _I32_GRID, nb.int16[::1], _I32_GRID, _INTS)
 
 
-@nb.njit(_INT(*_INPUT, *_PROGRAM, *_OUTPUT), nogil=True, cache=True, error_model="numpy")
+@nb.njit(  # type: ignore[call-overload, unused-ignore]
+    nb.types.UniTuple(_INT, 2)(*_INPUT, *_PROGRAM, *_OUTPUT), nogil=True, cache=True, error_model="numpy"
+)
 def decode(
-    heap, spans, first, mqtt, expect, max_payload, known, entry, ops, limits, tables, store, links, verdicts, out
-):
-    """Decode messages from ``first`` on; return the number of messages, or the one for which a table is full.
+    heap, spans, first, mqtt, expect, max_payload, known, entry, ops, limits, tables, store, links, verdicts, out,
+    filled,
+):  # fmt: skip
+    """Decode messages from ``first`` on.
 
-    ``spans`` (n, 2): where each message begins in ``heap``, and its bytes. ``known``: open hash from fingerprint or
-    id to a row of ``entry``. ``tables`` (T + 1, 7): see the constants; row r of table t is at
+    Return the number of messages, or the one for which a table is full, and how many tables have rows: the first so
+    many of ``filled`` (T,). ``spans`` (n, 2): where each message begins in ``heap``, and its bytes. ``known``: open
+    hash from fingerprint or id to a row of ``entry``. ``tables`` (T + 1, 7): see the constants; row r of table t is at
     ``store[BASE + r * WIDTH]``, its message and parent in ``links[:, LINK + r]``; where a table is full, the last line
     says which (ROOM) and how many rows it needs (ROWS). ``verdicts`` (n,), ``out`` (4, n): as in ``v2x.columns.Batch``.
     """
@@ -267,7 +271,7 @@ def decode(
         row = tables[t, ROWS]
         if row >= tables[t, ROOM]:
             tables[last, ROOM], tables[last, ROWS] = t, row + 1
-            return i
+            return i, i64(0)
         write = tables[t, BASE] + row * tables[t, WIDTH]
         links[0, u64(tables[t, LINK] + row)] = i
         links[1, u64(tables[t, LINK] + row)] = i
@@ -440,7 +444,7 @@ def decode(
             for t in range(first_table, last_table):
                 tables[t, ROWS] = before[t]
             if verdict == FULL:
-                return i
+                return i, i64(0)
             out[AT, i] = pos - start
             if slot >= 0:
                 out[BAD_FIELD, i] = limits[4 * slot + 3]
@@ -448,6 +452,10 @@ def decode(
             out[AT, i] = -1
             out[ROW, i] = root
         verdicts[i] = verdict
+    many = i64(0)
     for t in range(last):
         tables[t, PEAK] = max(tables[t, PEAK], (tables[t, ROWS] << 20) // max(size, 1))
-    return i64(n)
+        if tables[t, ROWS] > 0:
+            filled[many] = t
+            many += 1
+    return i64(n), many

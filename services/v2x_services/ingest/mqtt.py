@@ -286,7 +286,7 @@ class _Link(asyncio.Protocol):
     def _parse(self) -> bool:
         """Take whole packets; return False if they are no packets (what the listener raises is not the broker's)."""
         heap = b"".join((*self._chunks, _SPARE))
-        view, data = memoryview(heap), np.frombuffer(heap, np.uint8)
+        data = np.frombuffer(heap, np.uint8)
         end, at, n = self._have, 0, 0
         rows = np.empty((self._room, ARRIVAL_COLUMNS), np.int64)
         while True:
@@ -304,7 +304,7 @@ class _Link(asyncio.Protocol):
                     rows[n] = publish_row(heap, at, need)
                     n += 1
                 else:
-                    packet, _ = mqtt5.read(view[at : at + need])
+                    packet, _ = mqtt5.read(memoryview(heap)[at : at + need])
                     self._control(packet)
             except (ValueError, IndexError) as e:
                 self._fail(f"the broker sent what is not MQTT 5: {e}")
