@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numba as nb
 import numpy as np
+import numpy.typing as npt
 from v2x.columns import I32, I64, Batch, Table
 
 from v2x_codecs import kernel
@@ -20,6 +21,7 @@ _MIB: Final = 1 << 20
 _SPARE: Final = 1.25
 _FORGET: Final = 1024  # batches after which the memory of dense ones is renewed
 _ANY: Final = np.empty(0, np.int32)
+_ENDLESS: Final = 1 << 40
 
 
 class ColumnDecoder:
@@ -28,13 +30,17 @@ class ColumnDecoder:
     Not for two threads at once: the room for rows is guessed from earlier batches.
     """
 
-    def __init__(self, registry: Registry, max_payload: int = MAX_PAYLOAD) -> None:
+    def __init__(self, registry: Registry, max_payload: int = MAX_PAYLOAD, keep: Collection[str] | None = None) -> None:
+        """Compile all schemas. ``keep``: tables wanted beside the root ones; rows of others are checked, not kept."""
         layout = Layout(registry)
         self._program = compile_layout(layout)
+        roots = frozenset(layout.schemas)
+        self._kept = np.array([keep is None or t.name in roots or t.name in keep for t in layout.tables], np.bool_)
         self._specs = [(t.name, t.fields, t.used) for t in layout.tables]
         self._max = max_payload
         self._pad = bytes(self._program.pad)
         self._dense = np.zeros(len(layout.tables), np.int64)  # rows to make room for in a MiB
+        self._filled = np.empty(len(layout.tables), np.int64)
         self._plans: dict[int, _Plan] = {}
         self._batches = 0
         none = np.empty(0, np.int32)
@@ -44,7 +50,7 @@ class ColumnDecoder:
             if used
         }
         self.schemas = layout.schemas
-        self._roots = frozenset(layout.schemas)
+        self._roots = roots
         self.field_names = layout.field_names
 
     def decode_mqtt(self, payloads: Sequence[bytes], expect: I32 | None = None) -> Batch:
@@ -87,9 +93,9 @@ class ColumnDecoder:
         store, links = plan.allocate()
         done = 0
         while True:
-            done = kernel.decode(
+            done, many = kernel.decode(
                 data, spans, done, mqtt, wanted, self._max, known, p.entry, p.ops, p.limits,
-                plan.tables, store, links, verdict, out,
+                plan.tables, store, links, verdict, out, self._filled,
             )  # fmt: skip
             if done == n:
                 break
@@ -98,8 +104,10 @@ class ColumnDecoder:
         at, bad_field, schema, row = out
         batch = Batch(verdict, at, bad_field, schema, row, dict(self._empty), heap)
         tables = plan.tables
-        for (name, fields, used), (width, _, base, link, rows, _) in zip(self._specs, tables.tolist(), strict=False):
-            if rows and used:
+        for t in self._filled[:many].tolist():
+            name, fields, used = self._specs[t]
+            if used:
+                width, _, base, link, rows, *_ = tables[t].tolist()
                 cells = store[base : base + rows * width].reshape(rows, width)
                 if width > len(fields):
                     cells = cells[:, : len(fields)]
@@ -119,7 +127,8 @@ class ColumnDecoder:
         bucket = -(-size // unit) * unit
         plan = self._plans.get(bucket)
         if plan is None:
-            plan = self._plans[bucket] = _Plan(self._program.width, self._dense * bucket // _MIB + (self._dense > 0))
+            room = self._dense * bucket // _MIB + (self._dense > 0)
+            plan = self._plans[bucket] = _Plan(self._program.width, room, self._kept)
         return plan
 
     def _grow(self, plan: _Plan, store: I64, links: I32, size: int, share: float) -> tuple[_Plan, I64, I32]:
@@ -129,11 +138,11 @@ class ColumnDecoder:
         room[table] = int(rows * share * _SPARE) + 1
         self._dense[table] = max(int(self._dense[table]), int(room[table]) * _MIB // size)
         self._plans.clear()
-        new = _Plan(self._program.width, room)
+        new = _Plan(self._program.width, room, self._kept)
         new.tables[:-1, kernel.ROWS] = plan.tables[:-1, kernel.ROWS]
         new_store, new_links = new.allocate()
         for t in new.tables[:-1, kernel.ROWS].nonzero()[0].tolist():
-            width, _, base, link, used, _ = new.tables[t].tolist()
+            width, _, base, link, used, *_ = new.tables[t].tolist()
             old, old_link = int(plan.tables[t, kernel.BASE]), int(plan.tables[t, kernel.LINK])
             new_store[base : base + used * width] = store[old : old + used * width]
             new_links[:, link : link + used] = links[:, old_link : old_link + used]
@@ -164,12 +173,14 @@ class _Plan:
 
     __slots__ = ("_cells", "_rows", "tables")
 
-    def __init__(self, width: I64, room: I64) -> None:
-        self.tables = np.zeros((len(width) + 1, 6), np.int64)
+    def __init__(self, width: I64, room: I64, kept: npt.NDArray[np.bool_]) -> None:
+        self.tables = np.zeros((len(width) + 1, kernel.T_WIDTH), np.int64)
         table = self.tables[:-1]
+        room = np.where(kept, room, 1)
         cells = room * width
         table[:, kernel.WIDTH] = width
-        table[:, kernel.ROOM] = room
+        table[:, kernel.ROOM] = np.where(kept, room, _ENDLESS)
+        table[:, kernel.STEP] = kept
         table[:, kernel.BASE] = np.cumsum(cells) - cells
         table[:, kernel.LINK] = np.cumsum(room) - room
         self._cells, self._rows = int(cells.sum()), int(room.sum())

@@ -42,7 +42,10 @@ ONE = u64(1)
 LOW7 = u64(0x7F)
 CONTINUES = u64(0x80)
 
-WIDTH, ROOM, BASE, LINK, ROWS, PEAK = range(6)  # columns of ``tables``; PEAK: most rows in a MiB of late
+# Columns of ``tables``. PEAK: most rows in a MiB of late. STEP: 1, or 0 where all rows are written to the same place,
+# since nobody wants to read them.
+WIDTH, ROOM, BASE, LINK, ROWS, PEAK, STEP = range(7)
+T_WIDTH = 7
 AT, BAD_FIELD, SCHEMA, ROW = range(4)  # lines of ``out``
 # Columns of the stack of open arrays.
 S_BODY, S_LEFT, S_TABLE, S_WRITE, S_ROW, S_TOTAL, S_FIRST, S_BLOCK, S_STOP = range(9)
@@ -218,17 +221,21 @@ _INT, _INTS, _GRID, _I32S, _I32_GRID = nb.int64, nb.int64[::1], nb.int64[:, ::1]
 _SPANS = nb.int64[:, :]
 _INPUT = (_HEAP, _SPANS, _INT, nb.boolean, _I32S, _INT, _GRID)
 _PROGRAM = (_GRID, _GRID, _INTS)
-_OUTPUT = (_GRID, _INTS, _I32_GRID, nb.int16[::1], _I32_GRID)
+_OUTPUT = (_GRID, _INTS, _I32_GRID, nb.int16[::1], _I32_GRID, _INTS)
 
 
-@nb.njit(_INT(*_INPUT, *_PROGRAM, *_OUTPUT), nogil=True, cache=True, error_model="numpy")
+@nb.njit(  # type: ignore[call-overload, unused-ignore]
+    nb.types.UniTuple(_INT, 2)(*_INPUT, *_PROGRAM, *_OUTPUT), nogil=True, cache=True, error_model="numpy"
+)
 def decode(
-    heap, spans, first, mqtt, expect, max_payload, known, entry, ops, limits, tables, store, links, verdicts, out
-):
-    """Decode messages from ``first`` on; return the number of messages, or the one for which a table is full.
+    heap, spans, first, mqtt, expect, max_payload, known, entry, ops, limits, tables, store, links, verdicts, out,
+    filled,
+):  # fmt: skip
+    """Decode messages from ``first`` on.
 
-    ``spans`` (n, 2): where each message begins in ``heap``, and its bytes. ``known``: open hash from fingerprint or
-    id to a row of ``entry``. ``tables`` (T + 1, 6): see the constants; row r of table t is at
+    Return the number of messages, or the one for which a table is full, and how many tables have rows: the first so
+    many of ``filled`` (T,). ``spans`` (n, 2): where each message begins in ``heap``, and its bytes. ``known``: open
+    hash from fingerprint or id to a row of ``entry``. ``tables`` (T + 1, 7): see the constants; row r of table t is at
     ``store[BASE + r * WIDTH]``, its message and parent in ``links[:, LINK + r]``; where a table is full, the last line
     says which (ROOM) and how many rows it needs (ROWS). ``verdicts`` (n,), ``out`` (4, n): as in ``v2x.columns.Batch``.
     """
@@ -264,7 +271,7 @@ def decode(
         row = tables[t, ROWS]
         if row >= tables[t, ROOM]:
             tables[last, ROOM], tables[last, ROWS] = t, row + 1
-            return i
+            return i, i64(0)
         write = tables[t, BASE] + row * tables[t, WIDTH]
         links[0, u64(tables[t, LINK] + row)] = i
         links[1, u64(tables[t, LINK] + row)] = i
@@ -298,7 +305,8 @@ def decode(
                         tables[last, ROOM], tables[last, ROWS] = t, r + items
                         verdict = i64(FULL)
                         break
-                    wide = tables[t, WIDTH]
+                    step = tables[t, STEP]
+                    wide = tables[t, WIDTH] * step
                     w = tables[t, BASE] + r * wide
                     k = tables[t, LINK] + r
                     for _ in range(items):
@@ -312,8 +320,8 @@ def decode(
                         links[0, u64(k)] = i
                         links[1, u64(k)] = row
                         w += wide
-                        k += 1
-                    tables[t, ROWS] = r + items
+                        k += step
+                    tables[t, ROWS] = r + items * step
                     if verdict == OK and stop >= 0 and stop != pos:
                         verdict, slot, pos = i64(BAD_VALUE), array, at
                 pc += 1
@@ -427,7 +435,7 @@ def decode(
                     write = tables[t, BASE] + row * tables[t, WIDTH]
                     links[0, u64(tables[t, LINK] + row)] = i
                     links[1, u64(tables[t, LINK] + row)] = stack[top, S_ROW]
-                    tables[t, ROWS] = row + 1
+                    tables[t, ROWS] = row + tables[t, STEP]
                     pc = head + 1
             if verdict != OK:
                 break
@@ -436,7 +444,7 @@ def decode(
             for t in range(first_table, last_table):
                 tables[t, ROWS] = before[t]
             if verdict == FULL:
-                return i
+                return i, i64(0)
             out[AT, i] = pos - start
             if slot >= 0:
                 out[BAD_FIELD, i] = limits[4 * slot + 3]
@@ -444,6 +452,10 @@ def decode(
             out[AT, i] = -1
             out[ROW, i] = root
         verdicts[i] = verdict
+    many = i64(0)
     for t in range(last):
         tables[t, PEAK] = max(tables[t, PEAK], (tables[t, ROWS] << 20) // max(size, 1))
-    return i64(n)
+        if tables[t, ROWS] > 0:
+            filled[many] = t
+            many += 1
+    return i64(n), many

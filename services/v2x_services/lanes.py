@@ -162,15 +162,15 @@ class Lanes:
         whole, total, dirty = out.data, 0, self.dirty
         for lane, (before, begin, size, records, first) in zip(lanes, table.tolist(), strict=True):
             if records:
+                part, told = whole[begin : begin + size], tokens[first : first + records]
                 if before:
                     chunk = lane.queue[-1]
+                    chunk.parts.append(part)
+                    chunk.tokens.append(told)
+                    chunk.records += records
+                    chunk.size += size
                 else:
-                    chunk = Chunk()
-                    lane.queue.append(chunk)
-                chunk.parts.append(whole[begin : begin + size])
-                chunk.tokens.append(tokens[first : first + records])
-                chunk.records += records
-                chunk.size += size
+                    lane.queue.append(Chunk([part], [told], records, RECORD_OVERHEAD + size))
                 total += size
                 dirty[lane] = None
         self._took(len(data), total)

@@ -59,7 +59,12 @@ class Settings(BaseSettings):
     max_payload: int = Field(1_000_000, ge=1024, description="Largest MQTT payload taken, bytes; larger: dead letter")
     ahead_s: Seconds = Field(5.0, description="A ts_ms further ahead of the clock than this is a dead letter")
     tick_ms: int = Field(20, ge=5, le=1000, description="Silence of a partition after which ingest writes a tick")
-    pace_ms: float = Field(6.0, ge=0, le=100, description="Under load, time between two reads from the MQTT broker")
+    pace_ms: float = Field(
+        6.0,
+        ge=0,
+        le=100,
+        description="Under load, time between two reads from the MQTT broker; up to 1.7 × above 20,000/s",
+    )
     flush_ms: float = Field(5.0, ge=0, le=100, description="Longest time an output of fusion waits for company")
     pending_bytes: int = Field(64 << 20, ge=1 << 20, description="Appended and unacknowledged bytes a sink may hold")
     bad_per_minute: int = Field(120, ge=1, description="Bad messages of a device a minute before quarantine")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from v2x.zones import ZoneMap
 from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.reference import ReferenceDecoder
 from v2x_services.ingest.counts import SessionCounts
-from v2x_services.ingest.pipeline import Pipeline, Shared
+from v2x_services.ingest.pipeline import TABLES, Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence, Ticker
@@ -53,7 +54,7 @@ class Bench:
         return self.metrics.imbalance(LAWS[0]) == 0
 
 
-@pytest.fixture(params=[ColumnDecoder, ReferenceDecoder])
+@pytest.fixture(params=[partial(ColumnDecoder, keep=TABLES), ReferenceDecoder], ids=["columns", "reference"])
 async def bench(request: pytest.FixtureRequest) -> Bench:
     decoder: Decoder = request.param(REGISTRY, 20_000)
     partitions = dict.fromkeys((OBSERVATIONS, GANTRY, DEVICES, DEADLETTER), PARTITIONS)

@@ -44,6 +44,29 @@ def test_rows_survive_any_mixture_of_batches() -> None:
         assert (batch.row[people.msg] == people.parent).all()
 
 
+def test_rows_that_nobody_wants_are_checked_all_the_same() -> None:
+    """Damaged and whole messages of every kind: the same verdicts and places, the same rows of what is kept."""
+    rng = random.Random(7)
+    payloads = [v.mqtt for v in VECTORS] + [rsm(count, count) for count in (0, 1, 255, 256)]
+    for payload in list(payloads):
+        for _ in range(20):
+            damaged = bytearray(payload[: rng.randrange(10, len(payload) + 1)])
+            damaged[rng.randrange(10, len(damaged)) if len(damaged) > 10 else 0] ^= 1 << rng.randrange(8)
+            payloads.append(bytes(damaged))
+    rng.shuffle(payloads)
+    whole, part = ColumnDecoder(REGISTRY), ColumnDecoder(REGISTRY, keep=("map.nodes",))
+    for begin in (0, 0, 100):  # the second time there is room for all
+        a, b = whole.decode_mqtt(payloads[begin:]), part.decode_mqtt(payloads[begin:])
+        for column in ("verdict", "at", "bad_field", "schema", "row", "roots"):
+            assert list(getattr(a, column)) == list(getattr(b, column))
+        for name in (*whole.schemas, "map.nodes"):
+            assert a.tables[name].data.tolist() == b.tables[name].data.tolist()
+            assert a.tables[name].msg.tolist() == b.tables[name].msg.tolist()
+        assert len(a.tables["rsm.participants"].msg)
+        assert not len(b.tables["rsm.participants"].msg)
+        assert not len(b.tables["map.nodes.links"].msg)
+
+
 def test_the_memory_of_dense_batches_fades() -> None:
     decoder = ColumnDecoder(REGISTRY)
     decoder.decode_mqtt([rsm(255, 0)])

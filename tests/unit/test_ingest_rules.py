@@ -17,10 +17,28 @@ from v2x.timerules import TimeRules
 from v2x.topics import MessageClass
 from v2x.zones import ZoneMap
 
+from v2x_services.ingest.pace import Pace
+
 NOW = 1_750_000_000_000
 DAY = 86_400_000
 OK, AHEAD, OLD = 0, Reason.AHEAD, Reason.TOO_OLD
 P, R = MessageClass.PERISHABLE, MessageClass.RELIABLE
+
+
+# -- the pause between two reads
+
+
+@pytest.mark.parametrize(
+    ("rate", "pause_ms"),
+    [(100, 0), (1_000, 3), (2_000, 6), (17_000, 6), (20_000, 6), (25_000, 7.5), (34_000, 10.2), (90_000, 10.2)],
+)
+def test_the_pause_between_two_reads_follows_the_rate(rate: int, pause_ms: float) -> None:
+    pace, now, pause, due = Pace(0.006, 0.0), 0.0, 0.0, 0.0
+    while now < 2.0:
+        now += max(pause, 0.0005)
+        messages, due = int(rate * now - due), int(rate * now)
+        pause = pace.after(now, messages)
+    assert pause * 1000 == pytest.approx(pause_ms, rel=0.1, abs=0.1)
 
 
 # -- time rules

@@ -27,7 +27,7 @@ from v2x_services.http import HealthServer
 from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.mqtt import MqttConfig, MqttSource
 from v2x_services.ingest.onboarding import Onboarding
-from v2x_services.ingest.pipeline import Pipeline, Shared
+from v2x_services.ingest.pipeline import TABLES, Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence, Ticker
@@ -115,7 +115,7 @@ class Ingest:
 
     async def _work(self) -> None:
         self.why_not_ready = "loading the decoder"
-        decoder = await asyncio.to_thread(ColumnDecoder, self._registry, self._settings.max_payload)
+        decoder = await asyncio.to_thread(ColumnDecoder, self._registry, self._settings.max_payload, TABLES)
         await asyncio.to_thread(decoder.decode_mqtt, [b"\xc3\x01"])
         memory.settle()
         codec = ReferenceCodec(self._registry)

@@ -1,10 +1,8 @@
 """The MQTT source: one persistent session on an ``asyncio.Protocol`` over the sans-IO ``mqtt5`` codec.
 
-Mosquitto writes each message on its own, so a reader that wakes up for each pays for the wake-up, not for the message.
-Under load reading is therefore *paced*: after a read it pauses for a few milliseconds, then takes all that has come.
-The fewer messages come, the shorter is the pause; when there are few it reads at once::
+::
 
-    data ─► parse all packets ─► one Arrivals to the listener ─► pause, resume in pace_s × min(1, rate / 2,000)
+    data ─► parse all packets ─► one Arrivals to the listener ─► pause (``pace``), read on
 
 A PUBACK leaves only when ``acknowledge`` is called; until then the message counts against our Receive Maximum, which
 is the back-pressure. A packet id is good for one connection (epoch). After a lost connection the source connects again
@@ -27,6 +25,7 @@ import numpy as np
 from v2x.columns import I64
 
 from v2x_services.ingest.kernels import FULL, MORE, acks, scan
+from v2x_services.ingest.pace import Pace
 from v2x_services.ingest.packets import PUBLISH, publish_row, read_control
 from v2x_services.ingest.subscriptions import Subscriptions
 from v2x_services.ports import ARRIVAL_COLUMNS, HEAP_SPARE, Arrivals, Clock, SourceListener
@@ -38,9 +37,6 @@ _LONGEST_HEAD: Final = 5  # bytes of a packet's type and length
 _CONNECT_S: Final = 10.0
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
-_RATE_S: Final = 0.1  # what "of late" means
-_FULL_RATE: Final = 2_000.0  # messages a second from which on the whole pace is kept
-_LEAST_PACE_S: Final = 0.0005  # a shorter pause is none
 _SPARE: Final = bytes(HEAP_SPARE)
 
 
@@ -192,9 +188,8 @@ class _Link(asyncio.Protocol):
         self._have = 0
         self._need = 2
         self._room = 256  # messages that a read is expected to bring
-        self._last_read = self._loop.time()
+        self._pace = Pace(source.config.pace_s, loop.time())
         self._brought = 0  # messages of the last read
-        self._rate = 0.0  # messages a second, of late
         self._resume_timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self._pinged_at: float | None = None
@@ -227,13 +222,10 @@ class _Link(asyncio.Protocol):
         self._brought = 0
         if self._have >= self._need and not self._parse():
             return
-        now = self._loop.time()
-        gap, self._last_read = now - self._last_read, now
-        self._rate += (self._brought - self._rate * gap) / (gap + _RATE_S)
-        pace = self._config.pace_s * min(1.0, self._rate / _FULL_RATE)
-        if pace > _LEAST_PACE_S and self._resume_timer is None and self._transport is not None:
+        pause = self._pace.after(self._loop.time(), self._brought)
+        if pause and self._resume_timer is None and self._transport is not None:
             self._transport.pause_reading()
-            self._resume_timer = self._loop.call_later(pace, self._paced)
+            self._resume_timer = self._loop.call_later(pause, self._paced)
 
     def eof_received(self) -> None:
         """Let the transport close."""
@@ -295,7 +287,7 @@ class _Link(asyncio.Protocol):
     def _parse(self) -> bool:
         """Take whole packets; return False if they are no packets (what the listener raises is not the broker's)."""
         heap = b"".join((*self._chunks, _SPARE))
-        view, data = memoryview(heap), np.frombuffer(heap, np.uint8)
+        data = np.frombuffer(heap, np.uint8)
         end, at, n = self._have, 0, 0
         rows = np.empty((self._room, ARRIVAL_COLUMNS), np.int64)
         while True:
@@ -316,7 +308,7 @@ class _Link(asyncio.Protocol):
                     rows[n] = publish_row(heap, at, need)
                     n += 1
                 else:
-                    self._control(read_control(view[at : at + need]))
+                    self._control(read_control(memoryview(heap)[at : at + need]))
             except (ValueError, IndexError) as e:
                 self._fail(f"the broker sent what is not MQTT 5: {e}")
             if self._reason:  # this connection is over: whatever follows comes again

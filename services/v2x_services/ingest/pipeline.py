@@ -69,6 +69,8 @@ _POSITIONS: Final = {
 }
 # A plain integer: numpy and numba ask an enum's class many questions each time they meet one.
 _QUARANTINED: Final = int(Reason.QUARANTINED)
+TABLES: Final = ("map.nodes",)
+"""Tables that are read here beside the root ones."""
 _RESUME_AT: Final = 0.5  # share of the bound below which reading goes on
 
 
@@ -194,7 +196,7 @@ class Pipeline:
 
     def _judge(self, taken: Taken) -> None:
         shared, rows, rx_us = self._shared, taken.rows, taken.batch.rx_us
-        expect, numbers = taken.known
+        expect, numbers = taken.known[0], taken.known[1]
         spans = rows[:, A_PAYLOAD : A_SIZE + 1]
         judged, bad = self._columns(shared.decoder.decode_spans(taken.batch.heap, spans, expect), taken)
         mono_ms = shared.clock.monotonic_us() // 1000
