@@ -132,7 +132,7 @@ class Rounds:
         head = _NOTHING if start is None else start
         names = sum([station.zone.survey() for station in stations])
         while True:
-            enough = fr.room(len(stations) * (len(head) + 256), 0, names, len(self._cls) + 2 * len(stations))
+            enough = len(stations) * fr.room(len(head), 0, 0, 0) + fr.room(0, 0, names, len(self._cls))
             if len(self._out) < enough:
                 self._out = np.empty(2 * enough, np.uint8)
             need = _round(
