@@ -105,6 +105,34 @@ def hear(events: Any, devices: Any, number: int, ts_ms: int, stream_ms: int) -> 
     return row[RETIMED]
 
 
+@kernel("int64(int64[::1], int64)")
+def next_due(events: Any, stream_ms: int) -> Any:
+    """Go on to the next frame; return its event time, -1 if it is not due."""
+    if not events[STARTED] or stream_ms + events[OFFSET] < events[TOLD] + FRAME_MS:
+        return -1
+    events[TOLD] += FRAME_MS
+    return events[TOLD]
+
+
+@kernel("void(int64[::1], int64[:,::1], int64, int64)")
+def steer(events: Any, devices: Any, count: int, stream_ms: int) -> None:
+    """Let event time follow the first ``count`` devices: the median of those that were heard of late."""
+    heard = np.empty(count, np.int64)
+    n = 0
+    for k in range(count):
+        if devices[k, HEARD] != NEVER and stream_ms - devices[k, HEARD] <= HEARD_MS:
+            heard[n] = devices[k, DELTA]
+            n += 1
+    if n == 0:
+        return
+    error = (np.sort(heard[:n])[(n - 1) // 2] >> _SMOOTH_SHIFT) - events[OFFSET]
+    if error > JUMP_MS:
+        events[OFFSET] += error
+        events[TOLD] = max(events[TOLD], (stream_ms + events[OFFSET]) // FRAME_MS * FRAME_MS - FRAME_MS)
+    elif abs(error) >= 8:
+        events[OFFSET] += max(-FRAME_MS // 2, min(FRAME_MS // 2, error // 8))
+
+
 class StreamClock:
     """Stream and idle clock of one partition, milliseconds."""
 
@@ -197,14 +225,12 @@ class EventClock:
 
     def due(self, stream_ms: int) -> list[int]:
         """Return the event times of the frames that are due at this stream time, oldest first."""
-        started, _, offset, told = self.numbers.tolist()
         due: list[int] = []
-        while started and stream_ms + offset >= told + FRAME_MS:
-            told += FRAME_MS
-            due.append(told)
-            self.numbers[TOLD] = told
-            self._steer(stream_ms)
-            _, _, offset, told = self.numbers.tolist()
+        while (event_ms := int(next_due(self.numbers, stream_ms))) >= 0:
+            due.append(event_ms)
+            if event_ms % FORGET_MS == 0:
+                self._forget(stream_ms)
+            steer(self.numbers, self.rows, len(self._numbers), stream_ms)
         return due
 
     def now(self, stream_ms: int) -> int:
@@ -223,23 +249,6 @@ class EventClock:
     def _known(self) -> list[tuple[str, list[int]]]:
         rows = zip(self._numbers, self.rows[: len(self._numbers)].tolist(), strict=True)
         return [(device, row) for device, row in rows if row[HEARD] != NEVER]
-
-    def _steer(self, stream_ms: int) -> None:
-        _, _, offset, told = self.numbers.tolist()
-        if told % FORGET_MS == 0:
-            self._forget(stream_ms)
-        rows = self.rows[: len(self._numbers)]
-        heard = np.sort(rows[(rows[:, HEARD] != NEVER) & (stream_ms - rows[:, HEARD] <= HEARD_MS), DELTA])
-        if not len(heard):
-            return
-        error = (int(heard[(len(heard) - 1) // 2]) >> _SMOOTH_SHIFT) - offset
-        if error > JUMP_MS:
-            offset += error
-            told = max(told, (stream_ms + offset) // FRAME_MS * FRAME_MS - FRAME_MS)
-        else:
-            half = FRAME_MS // 2
-            offset += max(-half, min(half, error // 8 if abs(error) >= 8 else 0))
-        self.numbers[OFFSET], self.numbers[TOLD] = offset, told
 
     def _forget(self, stream_ms: int) -> None:
         """Forget who has long been silent: a fixed device keeps its row, the others' rows move up."""

@@ -27,7 +27,7 @@ from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.repeats import Repeats
 from v2x.fusion.rounds import Rounds
 from v2x.fusion.runs import DUE_HEARD, Runs, trigger
-from v2x.fusion.station import EVENT_MS, Station
+from v2x.fusion.station import Station
 from v2x.fusion.zone import A_COLS
 from v2x.topics import OBSERVATIONS
 from v2x.zones import ZoneMap
@@ -71,7 +71,7 @@ class Engine:
         for station, row in zip(self.stations.values(), where, strict=True):
             station.zone.show(row)
         self._runs = Runs(self.stations, zones, decoder.schemas, fixed, times, where)
-        self._rounds = Rounds(list(self.stations.values()), where, encoder, self.outlet)
+        self._rounds = Rounds(list(self.stations.values()), where, encoder, self.outlet, self._runs)
         self._intake = Intake(self, self._runs, decoder, decode_record or _no_records)
 
     # -- the log ----------------------------------------------------------------------------------------------------
@@ -122,8 +122,6 @@ class Engine:
 
     def _due(self, cause: Trigger) -> None:
         for event_ms in self.events.due(self.clock.now_ms):
-            if event_ms % EVENT_MS == 0:
-                self._runs.settle()
             self._frame(event_ms, cause)
 
     def _frame(self, event_ms: int, trigger: Trigger) -> None:

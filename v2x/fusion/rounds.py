@@ -11,6 +11,7 @@ The columns of all zones lie side by side in tables that are kept from round to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import numba as nb
@@ -26,6 +27,7 @@ from v2x.fusion.layout import I64
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.place import decide
 from v2x.fusion.report import export, keep_lanes
+from v2x.fusion.runs import Runs
 from v2x.fusion.station import EVENT_MS, Station
 from v2x.fusion.upkeep import upkeep
 from v2x.fusion.view import TrackView
@@ -105,8 +107,8 @@ def _round(
 class Rounds:
     """Makes the rounds of one partition; ``where`` is how kernels reach the stations' zones (see ZoneState.show)."""
 
-    def __init__(self, stations: Sequence[Station], where: I64, encoder: Encoder, outlet: Outlet) -> None:
-        self._stations, self._where, self._outlet = stations, where, outlet
+    def __init__(self, stations: Sequence[Station], where: I64, encoder: Encoder, outlet: Outlet, runs: Runs) -> None:
+        self._stations, self._where, self._outlet, self._runs = stations, where, outlet, runs
         self._encoder = fr.FrameEncoder(encoder)
         self._said: I64 = np.zeros((len(stations), 6), np.int64)
         self._out = _NOTHING
@@ -130,7 +132,7 @@ class Rounds:
         head = _NOTHING if start is None else start
         names = sum([station.zone.survey() for station in stations])
         while True:
-            enough = fr.room(len(stations) * (len(head) + 256), 0, names, len(self._cls) + 2 * len(stations))
+            enough = len(stations) * fr.room(len(head), 0, 0, 0) + fr.room(0, 0, names, len(self._cls))
             if len(self._out) < enough:
                 self._out = np.empty(2 * enough, np.uint8)
             need = _round(
@@ -155,8 +157,13 @@ class Rounds:
                 station.tell(outlet, self._told[count : count + row[TOLD]].tolist(), row[TAKEN], event_ms)
                 count += row[TOLD]
         if watch:
-            for station, row in zip(stations, said, strict=True):
-                station.watch(outlet, self._view(station, row, event_ms, stream_ms), cause)
+            for z, (station, row) in enumerate(zip(stations, said, strict=True)):
+                station.watch(outlet, self._view(station, row, event_ms, stream_ms), partial(self._cause, z, cause))
+            self._runs.looked()
+
+    def _cause(self, z: int, cause: Trigger) -> Trigger:
+        """Return what made something happen in a zone: what fed it last, else what made the frame due."""
+        return self._runs.cause(z) or cause
 
     def _view(self, station: Station, row: list[int], event_ms: int, stream_ms: int) -> TrackView:
         """Return a zone's tracks, with the lanes that they are on."""

@@ -279,13 +279,27 @@ class Runs:
         self._last[z] = -1
         self._fed[z] = None
 
+    def cause(self, z: int) -> Trigger | None:
+        """Return what fed the station with this number last, since events were looked for."""
+        if self._last[z] >= 0:
+            return trigger(self._log, self._batch, int(self._last[z]))
+        source = self._fed[z]
+        return self._stations[z].last if source is None else trigger(*source)
+
     def settle(self) -> None:
-        """Let every station know what fed it last."""
+        """Let every station know its cause itself: for a snapshot."""
         self.close()
         for z, source in enumerate(self._fed):
             if source is not None:
                 self._stations[z].last = trigger(*source)
                 self._fed[z] = None
+
+    def looked(self) -> None:
+        """Forget all causes: events have been looked for."""
+        self._last[:] = -1
+        self._fed = [None] * len(self._fed)
+        for station in self._stations:
+            station.last = None
 
 
 def trigger(log: Records, batch: Batch, n: int) -> Trigger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from v2x.events.detector import Detector
@@ -30,7 +30,7 @@ class Station:
         self.detector = Detector(config.get("events"), zone, self.zone.road)
         sections: list[Any] = [s for s in zones.sections if s.zone == zone]
         self.sections = SectionStats(zone, sections)
-        self.last: Trigger | None = None  # the last message that fed this zone since events were looked for
+        self.last: Trigger | None = None  # what fed this zone since events were looked for, if Runs has not
         self.frames = 0
 
     def tell(self, outlet: Outlet, told: list[list[int]], taken: int, event_ms: int) -> None:
@@ -38,12 +38,13 @@ class Station:
         for schema, to, record in self.ownership.tell(told, taken, event_ms):
             outlet.neighbour(schema, to, record)
 
-    def watch(self, outlet: Outlet, view: TrackView, trigger: Trigger) -> None:
+    def watch(self, outlet: Outlet, view: TrackView, cause: Callable[[], Trigger]) -> None:
         """Look for events in a frame, and say the sections' states when they are due."""
-        cause = self.last or trigger
-        for change in self.detector.step(view.event_ms, view, cause):
-            outlet.event(change.event_id, change.record(), cause)
-        self.last = None
+        changes = self.detector.step(view.event_ms, view)
+        if changes:
+            trigger = cause()
+            for change in changes:
+                outlet.event(change.event_id, change.record(), trigger)
         if view.event_ms % LINK_MS == 0:
             for row in self.sections.advance(view.event_ms):
                 outlet.link(row)

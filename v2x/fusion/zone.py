@@ -105,7 +105,7 @@ class ZoneState:
         self._ground = ()
 
     def survey(self) -> int:
-        """Let kernels reach the road as it is now; return the bytes of its links' names."""
+        """Let kernels reach the road as it is now; return the bytes of the names of its links and of the zone."""
         seg, lanes = self.road.segments, self.road.lanes
         if not self._ground or self._ground[0] is not seg.xy:  # a map that changes makes all of it anew
             names, name_at = strings(self.road.links)
@@ -114,7 +114,7 @@ class ZoneState:
             )  # fmt: skip
             sizes = (len(seg.xy), len(seg.keys), len(seg.items), len(lanes), len(names), len(self.road.links))
             self._where[A_SEG : A_LINKS + 1] = *_at(*self._ground), *sizes
-        return len(self._ground[7])
+        return len(self._ground[7]) + len(self._name)
 
     def sensor(self, device: str) -> int:
         """Return the number of a roadside unit."""

@@ -52,6 +52,7 @@ class FusionRun:
     cpu_s: float
     read_s: float  # of it, bytes of a fetch to columns
     frame_s: float  # of it, frames with their events
+    freeze_s: float  # for a snapshot of an engine, on average; the road waits so long
     decode_s: float  # decoding alone, by itself
     kernel_s: float
     kernel_observations: int  # as often as zones took them
@@ -162,12 +163,18 @@ def _pass(
     cpu = time.thread_time() - began
     frame = sum(engine.frame_s for engine in engines)
     began = time.thread_time()
+    for engine in engines:
+        engine.freeze()
+    freeze = (time.thread_time() - began) / len(engines)
+    began = time.thread_time()
     for part in log:
         for i in range(0, len(part), 500):
             decoder.decode_kafka([r.value for r in part[i : i + 500]])
     decode = time.thread_time() - began
     kernel = _kernel(log, zones, partitions, decoder)
-    return FusionRun(sum(map(len, log)), observations, frames, frame_bytes, cpu, read, frame, decode, *kernel, seconds)
+    return FusionRun(
+        sum(map(len, log)), observations, frames, frame_bytes, cpu, read, frame, freeze, decode, *kernel, seconds
+    )
 
 
 def _kernel(log: list[list[Record]], zones: ZoneMap, partitions: int, decoder: ColumnDecoder) -> tuple[float, int]:
@@ -238,6 +245,7 @@ def _show(options: FlowOptions, zones: int, runs: list[FusionRun], console: Cons
         ("µs an observation, decoding and fusing", lambda r: (r.cpu_s - r.frame_s) / r.observations * 1e6, 2),
         ("µs an observation, decoding alone", lambda r: r.decode_s / r.observations * 1e6, 2),
         ("µs a frame", lambda r: r.frame_s / max(r.frames, 1) * 1e6, 0),
+        ("ms to freeze an engine", lambda r: r.freeze_s * 1e3, 1),
         ("µs an observation, kernel alone", lambda r: r.kernel_s / r.kernel_observations * 1e6, 2),
         ("kernel alone, M observations/s", lambda r: r.kernel_observations / r.kernel_s / 1e6, 2),
     )

@@ -127,7 +127,7 @@ class Stage:
         self._fused.observe(max(0.0, time.time() - records[-1].stamp_ms / 1000))
         if not outputs:
             return 0
-        for topic, n in Counter(o.topic for o in outputs).items():
+        for topic, n in Counter([o.topic for o in outputs]).items():
             self._metrics.inc("v2x_fusion_outputs_total", n, topic=topic)
         if self._out:
             outputs = self._unsuppressed(outputs)
