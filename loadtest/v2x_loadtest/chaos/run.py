@@ -39,7 +39,7 @@ from v2x_services.fusion.domain import DomainCores
 
 Say = Callable[[str], None]
 PARTITIONS: Final = 8
-_DISK_MB: Final = {"kafka": 160, "mosquitto": 8}
+_DISK_MB: Final = {"kafka": 256, "mosquitto": 8}
 _STEADY_S: Final = 2.0  # the first messages are all maps at once
 _BACK_S: Final = 30.0  # most that is waited, beyond what the row allows
 _DRAIN_S: Final = 60.0
