@@ -297,10 +297,7 @@ class Intake:
             return FOREIGN
         if not self._newer(full, f"zone/{full['from_partition']}"):
             return OLD
-        if schema == "adopt":
-            station.ownership.adopt(full, e.clock.now_ms, e.clock.idle_ms)
-        else:
-            station.ownership.release(full, e.clock.now_ms, e.clock.idle_ms, e.events.told_ms)
+        station.hand(schema, full, e.clock.now_ms, e.clock.idle_ms, e.events.told_ms)
         return CONTROL
 
     def _passage(self, n: int, record: Record, trigger: Trigger) -> str:  # noqa: ARG002

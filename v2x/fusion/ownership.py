@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from v2x.fusion import layout as c
-from v2x.fusion.place import RELEASE
+from v2x.fusion.place import LEASE_MS, RELEASE
 from v2x.fusion.zone import ZoneState
 
 BIND_M: Final = 5.0
@@ -83,18 +83,26 @@ class Ownership:
         }
 
     # -- what a neighbour says --------------------------------------------------------------------------------------
-    def adopt(self, record: Mapping[str, Any], stream_ms: int, idle_ms: int) -> None:
-        """Take a neighbour's word that it owns a track near us."""
+    def adopt(self, record: Mapping[str, Any], stream_ms: int, idle_ms: int, told_ms: int) -> bool:
+        """Take a neighbour's word that it owns a track near us; return whether we told it too, until now.
+
+        A word older than a lease is that of a zone that was away: we keep what we took over.
+        """
+        if told_ms - record["event_ms"] > LEASE_MS:
+            self.counters["adopted_late"] += 1
+            return False
         row = self._find(record, idle_ms)
         if row < 0:
-            return
+            return False
         i = self.zone.i[row]
-        if i[c.I_OWN] and not i[c.I_UNTIL]:
+        both = bool(i[c.I_OWN]) and not i[c.I_UNTIL]
+        if both:
             # Both report it: the one that took it over from a neighbour it believed dead steps back.
             self.counters["disowned"] += 1
             i[c.I_OWN] = i[c.I_UNTIL] = i[c.I_FROM] = i[c.I_TOLD] = 0
         i[c.I_LEASE] = stream_ms
         self.counters["adopted"] += 1
+        return both
 
     def release(self, record: Mapping[str, Any], stream_ms: int, idle_ms: int, told_ms: int) -> None:
         """Take a track over: ours for event times after the record's."""
@@ -115,7 +123,7 @@ class Ownership:
     def _find(self, record: Mapping[str, Any], idle_ms: int) -> int:
         """Return the row that has this id, binding or making one if need be; -1: our own claim is older."""
         z, gid = self.zone, int(record["track"])
-        east, north, ve, vn, cov = self._here(record)
+        east, north, ve, vn, cov = self.here(record)
         live = np.flatnonzero(z.i[:, c.I_STATUS] != c.FREE)
         same = live[z.i[live, c.I_GID] == gid]
         if len(same):
@@ -147,7 +155,7 @@ class Ownership:
         i[c.I_STATUS] = c.CONFIRMED
         return best
 
-    def _here(self, record: Mapping[str, Any]) -> tuple[float, float, float, float, list[float]]:
+    def here(self, record: Mapping[str, Any]) -> tuple[float, float, float, float, list[float]]:
         """Return position, velocity and covariance of a record about our origin."""
         state = record["state"]
         z = self.zone

@@ -28,6 +28,7 @@ class Station:
         self.zone = ZoneState(zones, zone, config.get("kernel"))
         self.ownership = Ownership(self.zone)
         self.detector = Detector(config.get("events"), zone, self.zone.road)
+        self.detector.border.zones = self._zones = zones.zones
         sections: list[Any] = [s for s in zones.sections if s.zone == zone]
         self.sections = SectionStats(zone, sections)
         self.last: Trigger | None = None  # the last message that fed this zone since events were looked for
@@ -38,7 +39,8 @@ class Station:
         z = self.zone
         z.tidy(event_ms, idle_ms)
         for schema, to, record in self.ownership.step(event_ms, stream_ms):
-            outlet.neighbour(schema, to, record)
+            rules = self.detector.border.say(record["track"], record["event_ms"] if schema == "release" else 0)
+            outlet.neighbour(schema, to, {**record, "rules": rules})
         watch = event_ms % EVENT_MS == 0
         outlet.frame(z.report(event_ms, stream_ms, inputs, match=watch))
         self.frames += 1
@@ -51,6 +53,16 @@ class Station:
             for row in self.sections.advance(event_ms):
                 outlet.link(row)
 
+    def hand(self, schema: str, record: Mapping[str, Any], stream_ms: int, idle_ms: int, told_ms: int) -> None:
+        """Take a neighbour's adopt or release."""
+        border, track = self.detector.border, record["track"]
+        if schema == "release":
+            self.ownership.release(record, stream_ms, idle_ms, told_ms)
+        elif self.ownership.adopt(record, stream_ms, idle_ms, told_ms):
+            border.say(track, record["event_ms"])  # its owner knows better
+        place = self.ownership.here(record)[:4]
+        border.hear(track, record["rules"], record["event_ms"], place, ours=schema == "release")
+
     def counters(self) -> dict[str, int]:
         """Return this zone's counters."""
         total: Counter[str] = Counter(dict(zip(c.STAT_NAMES, self.zone.stat.tolist(), strict=False)))
@@ -59,6 +71,7 @@ class Station:
         total.update({f"ownership_{k}": n for k, n in self.ownership.counters.items()})
         total["passages_unknown"], total["passages_late"] = self.sections.unknown, self.sections.late
         total.update({f"events_{k}": n for k, n in self.detector.counters.items()})
+        total.update({f"events_{k}": n for k, n in self.detector.border.counters.items()})
         return dict(total)
 
     def state(self) -> dict[str, Any]:
@@ -81,6 +94,7 @@ class Station:
         self.zone.load(state["zone"], arrays)
         self.zone.road = Road.load(state["road"])
         self.detector = Detector(self._config.get("events"), self.zone.id, self.zone.road)
+        self.detector.border.zones = self._zones
         self.detector.load(state["detector"])
         self.sections.load(state["sections"])
         self.ownership.counters = Counter(state["ownership"])
