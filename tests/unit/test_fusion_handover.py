@@ -104,7 +104,9 @@ def test_handover_records_carry_their_source_position() -> None:
 def test_a_track_that_turns_back_is_news_again_a_hundred_metres_off() -> None:
     """It nears the border, goes away, and comes back: the neighbour hears of it before the last 20 m."""
     zones = fs.zone_map(fs.Settings(zones=2, rsus=2, length_m=500.0, azimuth_deg=90.0))
-    drive = Drive(zones)
+    drive = Drive(zones, genesis=False)
+    drive.engine = engine(zones, zones.partition("Z1", 3), 3)
+    drive.say("genesis", 0, generation=fs.GENERATION, partition=drive.engine.partition, partitions=3, ts_ms=fs.T0)
     there = [*range(-160, -59, 2), *range(-60, -181, -2), *range(-180, -59, 2)]  # east of the border: 0
     for n, east in enumerate(there):
         for rsu in (1, 2):

@@ -255,7 +255,7 @@ class TrackTable:
         north = ghost.reals[k.NORTH] + ghost.reals[k.VEL_N] * dt
         gate = GHOST_GATE_M + GHOST_GATE_MPS * dt
         away = np.hypot(view.east - east, view.north - north)
-        young = view.born_ms >= ghost.seen_ms - 1500
+        young = (view.born_ms >= ghost.seen_ms - 1500) | (ghost.judged_ms > 0)  # a border's both sides have seen it
         away[~young & (away > GHOST_GATE_M / 2)] = np.inf  # an old track is a twin only where the ghost was
         row = int(np.argmin(away))
         if away[row] > gate:

@@ -79,11 +79,11 @@ def lane_column(lane: Any, n: int, link: Any, lane_id: Any, columns: Any, used: 
 
 @kernel(
     "int64(uint8[::1], int64, int64, uint8[::1], int64, int64, int64, int64[:,::1], int64, int32[::1], int64, "
-    "uint8[::1], int64[::1], uint8[::1])"
+    "uint8[::1], int64[::1], int64, uint8[::1])"
 )
 def write(
     start: Any, offset: int, index: int, zone: Any, event_ms: int, stream_ms: int, inputs: int, columns: Any, n: int,
-    used: Any, links: int, names: Any, name_at: Any, out: Any,
+    used: Any, links: int, names: Any, name_at: Any, catching_up: int, out: Any,
 ) -> Any:  # fmt: skip
     """Write a frame; return the bytes used. ``zone`` and ``names`` are Avro strings, ``name_at`` where each begins."""
     at = _copy(out, 0, start, 0, start.shape[0])
@@ -103,7 +103,7 @@ def write(
     if links > 0:
         out[at] = 0
         at += 1
-    return at
+    return _put(out, at, catching_up)
 
 
 @dataclass(slots=True)
@@ -118,6 +118,7 @@ class Frame:
     columns: I64  # (at least 13, at least ``count``); the first 13 rows are COLUMNS, that of lanes is yet to be written
     lane: I32  # indices into Road.lanes, or -1
     road: Road
+    catching_up: int = 0  # 1: said while fusion catches up after an outage
 
 
 @dataclass(slots=True)
@@ -167,12 +168,12 @@ class FrameEncoder:
         return self._plain(generation, partition, offset, index, frame, names)
 
     def _write(self, start: Bytes, offset: int, index: int, zone: _Zone, frame: Frame, links: int) -> bytes:
-        need = len(COLUMNS) * (frame.count + 2) * _VARINT + len(start) + len(zone.name) + len(zone.names) + 7 * _VARINT
+        need = len(COLUMNS) * (frame.count + 2) * _VARINT + len(start) + len(zone.name) + len(zone.names) + 8 * _VARINT
         if len(self._room) < need:
             self._room = np.zeros(2 * need, np.uint8)
         used = write(
             start, offset, index, zone.name, frame.event_ms, frame.stream_ms, frame.inputs, frame.columns, frame.count,
-            zone.used, links, zone.names, zone.name_at, self._room,
+            zone.used, links, zone.names, zone.name_at, frame.catching_up, self._room,
         )  # fmt: skip
         return self._room[:used].tobytes()
 
@@ -183,7 +184,7 @@ class FrameEncoder:
             "track_frame",
             {
                 "generation": generation, "partition": partition, **dict(zip(HEAD, head, strict=True)),
-                **dict(zip(COLUMNS, columns, strict=True)), "links": links,
+                **dict(zip(COLUMNS, columns, strict=True)), "links": links, "catching_up": frame.catching_up,
             },
         )  # fmt: skip
 

@@ -31,6 +31,7 @@ class Station:
         self.detector.border.zones = self._zones = zones.zones
         sections: list[Any] = [s for s in zones.sections if s.zone == zone]
         self.sections = SectionStats(zone, sections)
+        self.beside: Mapping[str, Station] = {}  # stations of this partition by zone
         self.last: Trigger | None = None  # the last message that fed this zone since events were looked for
         self.frames = 0
 
@@ -40,7 +41,11 @@ class Station:
         z.tidy(event_ms, idle_ms)
         for schema, to, record in self.ownership.step(event_ms, stream_ms):
             rules = self.detector.border.say(record["track"], record["event_ms"] if schema == "release" else 0)
-            outlet.neighbour(schema, to, {**record, "rules": rules})
+            said, there = {**record, "rules": rules}, self.beside.get(to)
+            if there is None:
+                outlet.neighbour(schema, to, said)
+            else:  # of one log: no need to go through it, and it may be long after an outage
+                there.hand(schema, said, stream_ms, idle_ms, event_ms)
         watch = event_ms % EVENT_MS == 0
         outlet.frame(z.report(event_ms, stream_ms, inputs, match=watch))
         self.frames += 1
