@@ -232,6 +232,7 @@ class EventRow(NamedTuple):
     revision: int
     status: str  # ADDED, MODIFIED, ENDED
     digest: int  # of the value: copies must be equal
+    partition: int = 0
 
 
 @dataclass(slots=True)
@@ -259,33 +260,49 @@ class EventCheck:
 
 
 def check_events(rows: Iterable[EventRow]) -> EventCheck:
-    """Check event records, each partition's in its order (an event lives in one partition)."""
+    """Check event records, each partition's in its order.
+
+    An event that crosses into a zone of another partition goes on there, so its revisions are put together first;
+    within a partition they must ascend.
+    """
     check = EventCheck()
-    seen: dict[tuple[str, int], int] = {}
-    last: dict[str, EventRow] = {}
+    found: dict[str, dict[int, EventRow]] = {}
+    last: dict[tuple[str, int], int] = {}  # by event and partition
     for row in rows:
         check.records += 1
+        told = found.setdefault(row.event_id, {})
         name = f"{row.event_id} revision {row.revision}"
-        known = seen.get((row.event_id, row.revision))
+        known = told.get(row.revision)
         if known is not None:
-            if known == row.digest:
+            if known.digest == row.digest:
                 check.copies += 1
             else:
                 check.conflicts.append(f"{name} is there twice with different content")
             continue
-        seen[row.event_id, row.revision] = row.digest
-        before = last.get(row.event_id)
+        told[row.revision] = row
+        before = last.get((row.event_id, row.partition), -1)
+        if row.revision < before:
+            check.gaps.append(f"{name} follows revision {before}")
+        last[row.event_id, row.partition] = max(row.revision, before)
+    for told in found.values():
+        _check_story([told[revision] for revision in sorted(told)], check)
+    check.events = len(found)
+    return check
+
+
+def _check_story(rows: list[EventRow], check: EventCheck) -> None:
+    """Check the revisions of one event, ascending."""
+    before: EventRow | None = None
+    for row in rows:
+        name = f"{row.event_id} revision {row.revision}"
         if row.revision != (0 if before is None else before.revision + 1):
             check.gaps.append(f"{name} follows {'nothing' if before is None else f'revision {before.revision}'}")
         if (row.status == "ADDED") != (row.revision == 0):
             check.beginnings.append(f"{name} is {row.status}")
         if before is not None and before.status == "ENDED":
             check.endings.append(f"{name} ({row.status}) comes after ENDED")
-        if before is None or row.revision > before.revision:
-            last[row.event_id] = row
-    check.events = len(last)
-    check.open = sum(row.status != "ENDED" for row in last.values())
-    return check
+        before = row
+    check.open += rows[-1].status != "ENDED"
 
 
 class PositionRow(NamedTuple):

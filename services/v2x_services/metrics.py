@@ -125,7 +125,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         _G,
         "records",
         ("topic",),
-        "Taken and held back (late-scan buffer); 0 where nothing waits",
+        "Taken and held back while fusion catches up after an outage; else 0",
     ),
     Metric("v2x_fusion_outputs_total", _C, "records", ("topic",), "Outputs made by the engines"),
     Metric("v2x_fusion_written_total", _C, "records", (), "Outputs that Kafka acknowledged"),

@@ -8,6 +8,7 @@ break and swap, a network delay with a tail. Everything from one seed.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -256,10 +257,18 @@ def tick(encoder: Any, offset: int, stamp_ms: int) -> Record:
 
 
 class World:
-    """Engines of all partitions with the log between them: what one says to another arrives some ms later."""
+    """Engines of all partitions with the log between them: what one says to another arrives some ms later.
 
-    def __init__(self, scene: Scene, engines: list[Any], encoder: Any, zones: ZoneMap, hop_ms: int = 12) -> None:
-        self.scene, self.engines, self.encoder, self.zones, self.hop_ms = scene, engines, encoder, zones, hop_ms
+    ``hop_ms``: how much later, or a function of the output (None: never). ``said``: (ms, device, schema, record) beside
+    the scene's scans.
+    """
+
+    def __init__(
+        self, scene: Scene, engines: list[Any], encoder: Any, zones: ZoneMap,
+        hop_ms: float | Callable[[Any], float | None] = 12, said: Sequence[tuple[float, str, str, dict[str, Any]]] = (),
+    ) -> None:  # fmt: skip
+        self.scene, self.engines, self.encoder, self.zones, self.said = scene, engines, encoder, zones, said
+        self.hop: Callable[[Any], float | None] = hop_ms if callable(hop_ms) else lambda _: hop_ms
         self.logs: list[list[Record]] = [[] for _ in engines]
         self.outputs: list[list[Any]] = [[] for _ in engines]
 
@@ -279,9 +288,10 @@ class World:
             push(0.0, p, b"genesis", self.encoder.encode("genesis", genesis))
             for k in range(1, int(self.scene.settings.seconds * 50)):
                 push(k * 20.0, p, b"tick", self.encoder.encode("tick", {"source": "test", "ts_ms": T0 + k * 20}))
-        for at, device, record in scans(self.scene):
-            value = self.encoder.encode("rsm", record)
-            route = self.zones.route(device, record["ref_lat"], record["ref_lon"])
+        scanned = [(at, device, "rsm", record) for at, device, record in scans(self.scene)]
+        for at, device, schema, record in [*scanned, *self.said]:
+            value = self.encoder.encode(schema, record)
+            route = self.zones.route(device, None, None)
             for p in dict.fromkeys(self.zones.partition(z, n) for z in route):
                 push(at, p, device.encode(), value)
         while queue:
@@ -293,5 +303,6 @@ class World:
             todo = self.logs[p][self.engines[p].position + 1 :]
             for out in self.engines[p].feed(todo):
                 self.outputs[p].append(out)
-                if out.topic == "v2x.observations":
-                    push(at + self.hop_ms, out.partition, out.key, out.value)
+                hop = self.hop(out) if out.topic == "v2x.observations" else None
+                if hop is not None:
+                    push(at + hop, out.partition, out.key, out.value)

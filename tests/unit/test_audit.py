@@ -121,8 +121,8 @@ def test_the_law_of_the_account(fates: list[tuple[bool, int, bool]]) -> None:
     assert total.published == arrived + total.lost + total.unacknowledged
 
 
-def story(*steps: tuple[str, int, str, int]) -> list[EventRow]:
-    return [EventRow(*step) for step in steps]
+def story(*steps: tuple[str, int, str, int], partition: int = 0) -> list[EventRow]:
+    return [EventRow(*step, partition) for step in steps]
 
 
 def test_a_whole_story_and_its_copies_are_fine() -> None:
@@ -130,6 +130,15 @@ def test_a_whole_story_and_its_copies_are_fine() -> None:
     check = check_events([*rows, rows[1], rows[0]])
     assert (check.events, check.records, check.copies, check.open, check.duplicates) == (2, 6, 2, 1, 0)
     assert check.faults == []
+
+
+def test_an_event_may_go_on_in_another_partition() -> None:
+    first = story(("e", 0, "ADDED", 1), ("e", 1, "MODIFIED", 2))
+    rest = story(("e", 2, "MODIFIED", 3), ("e", 3, "ENDED", 4), partition=2)
+    for rows in ([*first, *rest], [*rest, *first]):  # whichever partition is read first
+        check = check_events(rows)
+        assert (check.faults, check.events, check.open) == ([], 1, 0)
+    assert "follows revision 1" in check_events([*first, *rest[1:]]).gaps[0]
 
 
 @pytest.mark.parametrize(

@@ -408,10 +408,11 @@ def test_a_track_that_crosses_into_another_zone_takes_its_event_along():
     b.det.zone = b.det.book.zone = "Y"
     car = cruising(1, 0.0, 42.0)
     a.run([car], 8.0)
-    handed = json.loads(json.dumps(a.det.release(1)))
+    at_ms = T0 + 8_000
+    handed = a.det.border.say(1, at_ms)
     a.run([], 20.0)
-    b.t = 8.0
-    b.det.adopt(1, handed)
+    b.run([], 8.1)
+    b.det.border.hear(1, handed, at_ms, (car.x(8.0), lane_y(2), 42.0, 0.0), ours=True)
     b.run([car], 14.0)
     b.run([Car(1, car.x, lambda _t: 30.0)], 20.0)
     mine = [c for _, c in a.changes + b.changes]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.unit import fusion_scene as fs
-from tests.unit.fusion_drive import CODEC, decoded, engine
+from tests.unit.fusion_drive import CODEC, Drive, decoded, engine
 from v2x.topics import OBSERVATIONS, TRACKS
 
 
@@ -99,3 +99,20 @@ def test_handover_records_carry_their_source_position() -> None:
                 assert o.partition == w.zones.partition(row["to_zone"], 3) != p
                 assert o.key == row["to_zone"].encode()
                 assert len(row["state"]) == 20
+
+
+def test_a_track_that_turns_back_is_news_again_a_hundred_metres_off() -> None:
+    """It nears the border, goes away, and comes back: the neighbour hears of it before the last 20 m."""
+    zones = fs.zone_map(fs.Settings(zones=2, rsus=2, length_m=500.0, azimuth_deg=90.0))
+    drive = Drive(zones, genesis=False)
+    drive.engine = engine(zones, zones.partition("Z1", 3), 3)
+    drive.say("genesis", 0, generation=fs.GENERATION, partition=drive.engine.partition, partitions=3, ts_ms=fs.T0)
+    there = [*range(-160, -59, 2), *range(-60, -181, -2), *range(-180, -59, 2)]  # east of the border: 0
+    for n, east in enumerate(there):
+        for rsu in (1, 2):
+            back = 270.0 if 51 <= n <= 111 else 90.0
+            drive.scan(rsu, 100.0 * n + 10 * rsu, [(1, float(east), -5.0)], heading=back)
+    told = [r for o in drive.out if o.topic == OBSERVATIONS for r in [CODEC.decode_kafka(o.value)[1]]]
+    assert [r["to_zone"] for r in told] == ["Z2", "Z2"]
+    origin = float(fs.FRAME.to_local(told[0]["origin_lat"] / 1e7, told[0]["origin_lon"] / 1e7)[0])
+    assert all(-130.0 < r["state"][0] + origin < -90.0 for r in told)

@@ -10,8 +10,8 @@ How the engine calls it, in the order of the log::
     out += det.step(event_ms, view)               # each 100 ms of stream clock
 
 A change comes out in the call that caused it (a report) or at the next step (all else). MAP goes to ``road.update``;
-when a track crosses into another zone, give ``det.release(track)`` to that zone's ``adopt``: its events go on there
-under their ids. ``state()`` is JSON-able but for arrays, and ``load()`` exact.
+when a track crosses into another zone, ``det.border`` hands its timers and events over: they go on there, under their
+ids. ``state()`` and ``load()`` are JSON-able and exact.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from v2x.events import kernel as k
 from v2x.events.catalogue import REPORT_EXPIRY_MS, kind_of_code, with_overrides
 from v2x.events.congestion import Congestion, JamChange
+from v2x.events.handing import Border
 from v2x.events.merge import EventBook
 from v2x.events.model import BSM, RSI, EventChange, OpenEvent, Place, Source
 from v2x.events.signals import Signals
@@ -59,6 +60,7 @@ class Detector:
         self.signals = Signals()
         self.book = EventBook(zone, road.frame, self.rules)
         self.things = Things(self.rules)
+        self.border = Border(self.table, self.book)
         self.now = 0
         self.counters: Counter[str] = Counter()
         self._flags: list[tuple[int, float, float, int, str, str]] = []  # ts, east, north, bits, device, ref
@@ -116,12 +118,12 @@ class Detector:
         now = self.now = max(event_ms, self.now)
         light, green_ms = self.signals.by_lane(now, self.road)
         self._take_flags(view)
+        out = self.border.arrivals(now, view)
         crossings = self.table.advance(now, view, self.road, light, green_ms, self.congestion.covers(self.road))
         for old, new in self.table.heirs:
             self.book.succeed(old, new)
             if old in self._flagged:
                 self._flagged[new] = self._flagged.pop(old)
-        out: list[EventChange] = []
         for crossing in crossings:
             out += self._crossed(crossing, view)
         self._follow(view)
@@ -148,7 +150,7 @@ class Detector:
         if c.rule == k.HARD_BRAKING:
             level = 2 if self._braking(c.row) >= rule.limit("grave_mps2") else 1
         began = c.at_ms - BRAKE_WINDOW_MS if c.rule == k.HARD_BRAKING else c.at_ms
-        event = self.book.detect(self.now, kind, began, c.track, place, level, speed)
+        event = self.book.detect(self.now, kind, began, c.track, place, level, speed, self.border.home(c.track))
         if event is None:
             self.table.ints[c.row, k.ACTIVE + c.rule] = 0  # asked again at the next step, until it is not too soon
             return []
@@ -300,27 +302,7 @@ class Detector:
             return rule.level
         return 3 if speed < rule.limit("level3_mps") else 2 if speed < rule.limit("level2_mps") else 1
 
-    # -- borders and state ------------------------------------------------------------------------------------------
-    def release(self, track: int) -> dict[str, Any]:
-        """Hand a track over to another zone: its rules' row and the events that it alone supports leave this one."""
-        out: dict[str, Any] = {"row": self.table.release(track), "events": []}
-        for event in list(self.book.open.values()):
-            if event.tracks == [track]:
-                lat, lon = self.road.frame.e7(event.place.east, event.place.north)
-                out["events"].append({**event.state(), "lat": lat, "lon": lon})
-                del self.book.open[event.event_id]
-        return out
-
-    def adopt(self, track: int, handed: Mapping[str, Any]) -> None:
-        """Take over what ``release`` gave: the events go on here, the next revision says so."""
-        self.table.adopt(track, handed["row"])
-        for row in handed["events"]:
-            state = {name: value for name, value in row.items() if name not in {"lat", "lon"}}
-            event = OpenEvent.load(state)
-            event.place.east, event.place.north = self.road.frame.point(row["lat"], row["lon"])
-            event.tail = None
-            self.book.open[event.event_id] = event
-
+    # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
         """Return everything but the road (it has its own), JSON-able but for arrays."""
         return {
@@ -332,6 +314,7 @@ class Detector:
             "things": self.things.state(),
             "flags": [list(row) for row in self._flags],
             "flagged": [[track, *row] for track, row in self._flagged.items()],
+            "border": self.border.state(),
             "counters": dict(self.counters),
         }
 
@@ -345,6 +328,7 @@ class Detector:
         self.things.load(state["things"])
         self._flags = [(r[0], r[1], r[2], r[3], r[4], r[5]) for r in state["flags"]]
         self._flagged = {r[0]: (r[1], r[2], r[3], r[4]) for r in state["flagged"]}
+        self.border.load(state["border"])
         self.counters = Counter(state["counters"])
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import hypot
 from typing import Any, Final
 
+from v2x.events.abroad import Abroad
 from v2x.events.catalogue import REPORT_EXPIRY_MS, Rule
 from v2x.events.model import ADDED, ENDED, MODIFIED, EventChange, OpenEvent, Place, Source, event_id
 from v2x.geo import LocalFrame
@@ -24,7 +25,9 @@ QUEUE_M: Final = 20.0  # a change of a queue below this, or below a tenth, is no
 
 
 @dataclass(slots=True)
-class _Closed:
+class Closed:
+    """An event that has just ended."""
+
     event: OpenEvent
     at_ms: int
     lost: bool  # nobody saw it end
@@ -39,22 +42,26 @@ class EventBook:
         """Begin empty."""
         self.zone, self.frame, self.rules = zone, frame, rules
         self.open: dict[str, OpenEvent] = {}
-        self._closed: list[_Closed] = []
+        self._closed: list[Closed] = []
         self._withdrawn: dict[tuple[str, int, str], int] = {}  # report -> ts of its withdrawal
+        self.abroad = Abroad()
 
     # -- our own detection ------------------------------------------------------------------------------------------
     def detect(
-        self, now: int, kind: str, start_ms: int, track: int, place: Place, level: int, speed: float
+        self, now: int, kind: str, start_ms: int, track: int, place: Place, level: int, speed: float, home: str = ""
     ) -> OpenEvent | None:
-        """Open an event of a track, or join the one that is there; None: it is too soon after the last one."""
+        """Open an event of a track, or join the one that is there; None: it is too soon after the last one.
+
+        ``home``: the zone that names it, if it is not this one.
+        """
         rule = self.rules[kind]
         event = self.of_track(track, rule.group) or self._joinable(rule, place)
-        if event is None and self._cooling(now, rule, track):
+        if event is None and (self._cooling(now, rule, track) or self.abroad.detects(now, rule, track, place, SAME_M)):
             return None
         if event is None:
             event = self._reopen_lost(rule, place)
         if event is None:
-            name = self._fresh_id(event_id(self.zone, kind, start_ms, str(track)))
+            name = self._fresh_id(event_id(home or self.zone, kind, start_ms, str(track)))
             event = OpenEvent(name, kind, rule.code, rule.group, level, place, start_ms, now)
             self.open[name] = event
         if track not in event.tracks:
@@ -113,7 +120,10 @@ class EventBook:
                     return event
                 del event.reports[source.key]  # the device now calls it something else
                 break
-        found = self._near(rule, place) or self._reopen_report(source.key, rule)
+        found = self._near(rule, place)
+        if found is None and self.abroad.reports(now, rule, source, place):
+            return None
+        found = found or self._reopen_report(source.key, rule)
         if found is None:
             name = self._fresh_id(event_id(self.zone, kind, start_ms, source.device + "." + source.ref))
             found = OpenEvent(name, kind, rule.code, rule.group, level, place, start_ms, now, speed=speed)
@@ -147,6 +157,7 @@ class EventBook:
                 if not event.alive:
                     out.append(self._end(event, now, last, lost=lost, tracks=[], keys=[out_of.key]))
         self._closed = [c for c in self._closed if now - c.at_ms <= REOPEN_MS]
+        self.abroad.tick(now)
         if len(self._withdrawn) > 64:
             self._withdrawn = {k: ts for k, ts in self._withdrawn.items() if now - ts <= 60 * REOPEN_MS}
         return out
@@ -161,6 +172,54 @@ class EventBook:
             elif self._material(event, view, now):
                 out.append(self._tell(event, MODIFIED, now, view))
         return out
+
+    # -- borders ----------------------------------------------------------------------------------------------------
+    def give(self, track: int, now: int) -> None:
+        """Let a neighbour have the events that a track alone supports."""
+        for event in [e for e in self.open.values() if e.tracks == [track]]:
+            del self.open[event.event_id]
+            self.abroad.learn(event, now)
+
+    def take(self, event: OpenEvent, now: int) -> list[EventChange]:
+        """Go on with a neighbour's event; return the end of one of ours that is the same incident."""
+        self.abroad.forget(event.event_id)
+        mine = self.open.get(event.event_id)
+        if mine is not None:  # taken over unasked: what we told since stands
+            mine.revision = max(mine.revision, event.revision)
+            return []
+        if any(c.event.event_id == event.event_id for c in self._closed):
+            return []  # we have seen its end
+        if event.told:
+            event.told[4] = [["handed over"]]  # whose it is now is material: the next revision says so
+        rule = self.rules[event.kind]
+        twins = [e for e in self.open.values() if e.group == event.group and self._same(rule, e, event)]
+        self.open[event.event_id] = event
+        out = []
+        for twin in twins:
+            event.reports.update(twin.reports)
+            event.tracks = list(dict.fromkeys([*event.tracks, *twin.tracks]))
+            self._upgrade(event, self.rules[twin.kind])
+            if twin.revision < 0:
+                del self.open[twin.event_id]
+            else:
+                out.append(self.close(twin, now, now))
+        return out
+
+    def recall(self, closed: Closed) -> None:
+        """Remember what a neighbour ended a moment ago."""
+        if all(c.event.event_id != closed.event.event_id for c in self._closed):
+            self._closed.append(closed)
+
+    def cooling(self, track: int, now: int) -> list[Closed]:
+        """Return the events of a track that ended so short a time ago that no second one may begin."""
+        return [c for c in self._closed if track in c.tracks and now - c.at_ms < self.rules[c.event.kind].cooldown_ms]
+
+    @staticmethod
+    def _same(rule: Rule, mine: OpenEvent, theirs: OpenEvent) -> bool:
+        if set(mine.tracks) & set(theirs.tracks) or mine.reports.keys() & theirs.reports.keys():
+            return True
+        away = hypot(mine.place.east - theirs.place.east, mine.place.north - theirs.place.north)
+        return not mine.tracks and away <= rule.merge_m + max(mine.place.radius, 0.0)
 
     # -- inside -----------------------------------------------------------------------------------------------------
     def _tell(self, event: OpenEvent, status: str, now: int, view: list[Any]) -> EventChange:
@@ -181,7 +240,7 @@ class EventBook:
         event.end_ms = max(at_ms, event.start_ms)
         change = self._tell(event, ENDED, now, self._view(event))
         del self.open[event.event_id]
-        self._closed.append(_Closed(event, now, lost, keys or [], tracks))
+        self._closed.append(Closed(event, now, lost, keys or [], tracks))
         return change
 
     def close(self, event: OpenEvent, now: int, at_ms: int) -> EventChange:
@@ -270,7 +329,7 @@ class EventBook:
                 return self._reopen(closed)
         return None
 
-    def _reopen(self, closed: _Closed) -> OpenEvent:
+    def _reopen(self, closed: Closed) -> OpenEvent:
         self._closed.remove(closed)
         event = closed.event
         event.end_ms, event.told[4] = 0, [["reopened"]]  # a source more than it had: material at once
@@ -293,13 +352,15 @@ class EventBook:
             "open": [e.state() for e in self.open.values()],
             "closed": [[c.event.state(), c.at_ms, c.lost, [list(k) for k in c.keys], c.tracks] for c in self._closed],
             "withdrawn": [[*key, ts] for key, ts in self._withdrawn.items()],
+            "abroad": self.abroad.state(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Become a ``state``."""
         self.open = {e.event_id: e for e in map(OpenEvent.load, state["open"])}
         self._closed = [
-            _Closed(OpenEvent.load(e), at, lost, [(k[0], k[1], k[2]) for k in keys], list(tracks))
+            Closed(OpenEvent.load(e), at, lost, [(k[0], k[1], k[2]) for k in keys], list(tracks))
             for e, at, lost, keys, tracks in state["closed"]
         ]
         self._withdrawn = {(d, k, r): ts for d, k, r, ts in state["withdrawn"]}
+        self.abroad.load(state["abroad"])

@@ -8,7 +8,7 @@ and the event goes on. A ghost that nobody takes over ends its events at the tim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import hypot
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ RULE_KINDS: Final = (
 GHOST_GATE_M: Final = 5.0  # a car's length about where the ghost would be
 GHOST_GATE_MPS: Final = 3.0  # ... and this much more for each second that nobody saw it
 BRAKE_WINDOW_MS: Final = 800
+BRIDGE_MS: Final = 250  # at most so much of a dwell is taken for granted between two zones' steps
 GHOST_MIN_HELD_MS: Final = 500  # a rule that has run for less is not worth a ghost
 
 
@@ -50,6 +51,9 @@ class Ghost:
     seen_ms: int
     ints: I64
     reals: F64
+    # From another zone, which judged it up to then, and its speeds (event time, m/s): waits for its track here.
+    judged_ms: int = 0
+    speeds: list[tuple[int, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ class TrackTable:
         dt = now - self.now if self.now else 0
         self.now = max(now, self.now)
         gone = self._carry(view)
-        crossings = self._bury(gone, view)
+        crossings = self._bury(gone, view, dt)
         if not len(view):
             return crossings
         lanes, seg = road.lanes, road.segments
@@ -204,7 +208,7 @@ class TrackTable:
             self._lead, self._gap = np.empty(2 * count, dtype=np.int64), np.empty(2 * count)
         self.lead, self.gap = self._lead[:count], self._gap[:count]
 
-    def _bury(self, gone: list[Ghost], view: TrackView) -> list[Crossing]:
+    def _bury(self, gone: list[Ghost], view: TrackView, dt: int) -> list[Crossing]:
         """Give ghosts to the tracks that took their place; end what nobody took over."""
         self.heirs = []
         self.ghosts += gone
@@ -213,9 +217,14 @@ class TrackTable:
         crossings: list[Crossing] = []
         stay: list[Ghost] = []
         for ghost in self.ghosts:
+            if ghost.judged_ms and self.now <= ghost.seen_ms:
+                stay.append(ghost)  # the other zone's, up to then
+                continue
             row = self._heir(ghost, view)
             if row >= 0:
                 self._inherit(ghost, row)
+                if ghost.judged_ms:
+                    self._bridge(ghost, row, dt)
                 self.heirs.append((ghost.id, int(view.id[row])))
                 continue
             waiting = False
@@ -245,7 +254,7 @@ class TrackTable:
         north = ghost.reals[k.NORTH] + ghost.reals[k.VEL_N] * dt
         gate = GHOST_GATE_M + GHOST_GATE_MPS * dt
         away = np.hypot(view.east - east, view.north - north)
-        young = view.born_ms >= ghost.seen_ms - 1500
+        young = (view.born_ms >= ghost.seen_ms - 1500) | (ghost.judged_ms > 0)  # a border's both sides have seen it
         away[~young & (away > GHOST_GATE_M / 2)] = np.inf  # an old track is a twin only where the ghost was
         row = int(np.argmin(away))
         if away[row] > gate:
@@ -268,30 +277,40 @@ class TrackTable:
             mine[column] = max(mine[column], old[column])
 
     # -- borders ----------------------------------------------------------------------------------------------------
-    def release(self, track: int) -> dict[str, Any] | None:
-        """Give up a track's row; None if there is none. The place goes with the track's own state."""
-        row = int(np.searchsorted(self.id, track))
-        if row == len(self.id) or self.id[row] != track:
-            return None
-        out = {"ints": self.ints[row].tolist(), "reals": self.reals[row].tolist()}
-        self.id = np.delete(self.id, row)
-        self.ints, self.reals = np.delete(self.ints, row, axis=0), np.delete(self.reals, row, axis=0)
-        self._ordered = 0
-        self._fit()
-        return out
+    def _bridge(self, ghost: Ghost, row: int, dt: int) -> None:
+        """Let timers and speeds of another zone's track go on as if its steps had been ours."""
+        missed = min(max(self.now - dt - ghost.judged_ms, 0), BRIDGE_MS)
+        mine = self.ints[row]
+        for rule in range(k.RULE_COUNT):
+            same = (
+                mine[k.SINCE + rule] == ghost.ints[k.SINCE + rule] and mine[k.HELD + rule] == ghost.ints[k.HELD + rule]
+            )
+            if same and mine[k.SINCE + rule] and not mine[k.ACTIVE + rule]:
+                mine[k.HELD + rule] += missed
+        if ghost.speeds:
+            times, speeds = zip(*ghost.speeds, strict=True)
+            history = np.interp(self.times, times, speeds, left=-1.0)
+            self.reals[row, : k.HISTORY] = np.where(
+                self.reals[row, : k.HISTORY] < 0.0, history, self.reals[row, : k.HISTORY]
+            )
 
-    def adopt(self, track: int, row: Mapping[str, Any] | None) -> None:
-        """Take a row over; its speed history starts anew, for the other zone's steps were not ours."""
-        at = int(np.searchsorted(self.id, track))
-        if row is None or (at < len(self.id) and self.id[at] == track):
-            return
-        reals = np.array(row["reals"], dtype=np.float64)
-        reals[: k.HISTORY] = -1.0
-        self.id = np.insert(self.id, at, track)
-        self.ints = np.insert(self.ints, at, np.array(row["ints"], dtype=np.int64), axis=0)
-        self.reals = np.insert(self.reals, at, reals, axis=0)
-        self._ordered = 0
-        self._fit()
+    def row(self, track: int) -> tuple[I64, F64] | None:
+        """Return the integers and reals of a track, None if there is none."""
+        row = int(np.searchsorted(self.id, track))
+        known = row < len(self.id) and self.id[row] == track
+        return (self.ints[row], self.reals[row]) if known else None
+
+    def drop(self, track: int) -> None:
+        """Forget a track: another zone's rules go on with it."""
+        row = self.row(track)
+        if row is not None:
+            row[0][:], row[1][:] = 0, -1.0
+        self.ghosts = [ghost for ghost in self.ghosts if ghost.id != track]
+
+    def expect(self, ghost: Ghost) -> None:
+        """Wait for a track from another zone; a word that is older than the last one counts for nothing."""
+        if all(g.id != ghost.id or g.judged_ms <= ghost.judged_ms for g in self.ghosts):
+            self.ghosts = [*(g for g in self.ghosts if g.id != ghost.id), ghost]
 
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -302,7 +321,10 @@ class TrackTable:
             "id": self.id,
             "ints": self.ints,
             "reals": self.reals,
-            "ghosts": [[g.id, g.seen_ms, g.ints.tolist(), g.reals.tolist()] for g in self.ghosts],
+            "ghosts": [
+                [g.id, g.seen_ms, g.ints.tolist(), g.reals.tolist(), g.judged_ms, [list(x) for x in g.speeds]]
+                for g in self.ghosts
+            ],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -312,5 +334,6 @@ class TrackTable:
         self._ordered = 0
         self._fit()
         self.ghosts = [
-            Ghost(i, seen, np.array(ints, dtype=np.int64), np.array(reals)) for i, seen, ints, reals in state["ghosts"]
+            Ghost(i, seen, np.array(ints, dtype=np.int64), np.array(reals), judged, [(t, v) for t, v in speeds])
+            for i, seen, ints, reals, judged, speeds in state["ghosts"]
         ]

@@ -6,7 +6,7 @@ minutes, moves it by a quarter of a second, and one that jumps back does not sto
 
 *Idle clock.* Time-outs count on it. It is the stream clock, but it stands still in a *gap* (a step < 0 or > 250 ms)
 until a device's time is again within 2 s of its record's stamp, or for 30 s of stream clock: a backlog after an outage
-must not kill every track.
+must not kill every track. While such a backlog is caught up with (v2x.fusion.catchup), both follow its own times.
 
 *Event clock.* Frames are predicted to one event time, which devices and truth share: E = stream clock + D. D is the
 median over the devices heard in the last two seconds of (device time - stream clock), smoothed per device, so one
@@ -33,6 +33,7 @@ FRAME_MS: Final = 50
 HEARD_MS: Final = 2_000
 FORGET_MS: Final = 60_000
 JUMP_MS: Final = 500
+HOLE_MS: Final = 1_000
 STEADY_MS: Final = 5_000  # a skew is steady once it has been seen for this long
 RETIME_MS: Final = 1_000  # a steadier skew than this is taken out of the device's times
 _SMOOTH_SHIFT: Final = 3  # the smoothed difference moves by an eighth
@@ -41,8 +42,9 @@ _FIRST_ROWS: Final = 64
 # The stream clock's numbers: previous stamp (-1 none yet), stream clock, idle clock, stream clock at the start of a gap
 # (-1 not in one), gaps.
 STAMP, NOW, IDLE, FROZEN, GAPS = range(5)
-# The event clock's: begun, by a device (else by a tick only), D, event time of the last frame (a multiple of FRAME_MS).
-STARTED, ANCHORED, OFFSET, TOLD = range(4)
+# The event clock's: begun, by a device (else by a tick only), D, event time of the last frame (a multiple of FRAME_MS),
+# whether it catches up (v2x.fusion.catchup), D when it began to.
+STARTED, ANCHORED, OFFSET, TOLD, CATCHING, BASE = range(6)
 # A device's: difference in 1/8 ms, heard at (NEVER: forgotten), steady since, re-timed by.
 DELTA, HEARD, SINCE, RETIMED = range(4)
 NEVER: Final = -1
@@ -87,6 +89,11 @@ def begin(events: Any, ts_ms: int, stream_ms: int) -> None:
 def hear(events: Any, devices: Any, number: int, ts_ms: int, stream_ms: int) -> Any:
     """Take a device's time; return by how much fusion shall re-time it (its steady skew where that is > 1 s)."""
     row = devices[number]
+    if events[CATCHING]:  # stream clock and devices tell nothing of each other
+        if row[HEARD] == NEVER:
+            return 0
+        row[HEARD] = stream_ms
+        return row[RETIMED]
     delta = ts_ms - stream_ms
     if (
         row[HEARD] == NEVER or abs(delta - (row[DELTA] >> _SMOOTH_SHIFT)) > JUMP_MS
@@ -164,6 +171,19 @@ class StreamClock:
         """Take the device time of the present record; a fresh one ends a gap."""
         fresh(self.numbers, ts_ms)
 
+    @property
+    def stamp_ms(self) -> int:
+        """Return the last record's stamp, -1 if there was none."""
+        return int(self.numbers[STAMP])
+
+    def idle(self, step_ms: int) -> None:
+        """Let the idle clock go on while event time catches up."""
+        self.numbers[IDLE] += step_ms
+
+    def calm(self) -> None:
+        """End a gap."""
+        self.numbers[FROZEN] = -1
+
     def state(self) -> list[int]:
         """Return everything."""
         found: list[int] = self.numbers.tolist()
@@ -184,7 +204,7 @@ class EventClock:
     __slots__ = ("_fixed", "_numbers", "numbers", "rows")
 
     def __init__(self, fixed: Sequence[str] = ()) -> None:
-        self.numbers: I64 = np.zeros(4, np.int64)
+        self.numbers: I64 = np.zeros(6, np.int64)
         self._fixed = len(fixed)
         self._numbers = {device: n for n, device in enumerate(fixed)}
         self.rows: I64 = np.zeros((max(_FIRST_ROWS, len(fixed)), 4), np.int64)
@@ -228,6 +248,8 @@ class EventClock:
         due: list[int] = []
         while (event_ms := int(next_due(self.numbers, stream_ms))) >= 0:
             due.append(event_ms)
+            if self.catching:
+                continue
             if event_ms % FORGET_MS == 0:
                 self._forget(stream_ms)
             steer(self.numbers, self.rows, len(self._numbers), stream_ms)
@@ -237,6 +259,55 @@ class EventClock:
         """Return the event time."""
         return stream_ms + int(self.numbers[OFFSET])
 
+    # -- catching up ------------------------------------------------------------------------------------------------
+    @property
+    def catching(self) -> bool:
+        """Return whether event time catches up."""
+        return bool(self.numbers[CATCHING])
+
+    def units(self, since_ms: int) -> list[str]:
+        """Return the fixed devices that were heard since then, stream clock."""
+        names = list(self._numbers)[: self._fixed]
+        rows = self.rows[: self._fixed, HEARD].tolist()
+        return [device for device, heard in zip(names, rows, strict=True) if heard >= since_ms]
+
+    def is_unit(self, device: str) -> bool:
+        """Return whether a device is a fixed one."""
+        return self._numbers.get(device, self._fixed) < self._fixed
+
+    def catch_up(self, *, on: bool) -> None:
+        """Begin to follow ``follow`` alone, or cease to; differences to the stream clock count on from there."""
+        offset, base = int(self.numbers[OFFSET]), int(self.numbers[BASE])
+        self.numbers[CATCHING], self.numbers[BASE] = int(on), offset
+        if not on:
+            self.rows[: len(self._numbers), DELTA] += (offset - base) << _SMOOTH_SHIFT
+
+    def due_ms(self, device: str, ts_ms: int) -> int:
+        """Return the event time at which a message would have come without the outage."""
+        number = self._numbers.get(device)
+        if number is None or self.rows[number, HEARD] == NEVER:
+            return ts_ms
+        return ts_ms - int(self.rows[number, DELTA] >> _SMOOTH_SHIFT) + int(self.numbers[BASE])
+
+    def stay(self, step_ms: int) -> None:
+        """Stand still at a step of the stream clock."""
+        self.numbers[OFFSET] -= step_ms
+
+    def follow(self, event_ms: int, stream_ms: int) -> int:
+        """Go on to an event time, if it is ahead; return by how much time-outs go on.
+
+        Over a hole in what was held nothing is told and nothing times out.
+        """
+        ahead = event_ms - self.now(stream_ms)
+        if ahead <= 0:
+            return 0
+        self.numbers[OFFSET] += ahead
+        if ahead <= HOLE_MS:
+            return ahead
+        self.numbers[TOLD] = max(int(self.numbers[TOLD]), event_ms // FRAME_MS * FRAME_MS - FRAME_MS)
+        return 0
+
+    # -- what is known of devices -----------------------------------------------------------------------------------
     def skews(self) -> dict[str, int]:
         """Return by device its smoothed skew against the event clock (ms): lateness and clock error together."""
         offset = int(self.numbers[OFFSET])
@@ -262,18 +333,19 @@ class EventClock:
 
     def state(self) -> dict[str, Any]:
         """Return everything, JSON-able."""
-        started, anchored, offset, told = self.numbers.tolist()
+        started, anchored, offset, told, catching, base = self.numbers.tolist()
         return {
             "started": bool(started),
             "anchored": bool(anchored),
             "offset": offset,
             "told": told,
+            "catching": [catching, base],
             "devices": [[device, *row] for device, row in self._known()],
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take a ``state``."""
-        self.numbers[:] = [state["started"], state["anchored"], state["offset"], state["told"]]
+        self.numbers[:] = [state["started"], state["anchored"], state["offset"], state["told"], *state["catching"]]
         self._numbers = dict(list(self._numbers.items())[: self._fixed])
         self.rows[:, HEARD] = NEVER
         for device, *row in state["devices"]:

@@ -4,8 +4,8 @@ A pure function of the log: what comes out depends on the records and their orde
 or where a restart lay. It walks a batch in order; each record advances the clocks, is told from its repeats, and goes
 to the zones that it concerns; scans are fused as they come. Frames leave whenever the event clock passes a multiple of
 50 ms (v2x.fusion.clock says how event time follows from the log). Conservation: every record lands in exactly one of
-the counters ``fused``, ``noted``, ``control``, ``repeats`` and ``skipped_*``; their sum is ``inputs``, which frames
-carry.
+the counters ``fused``, ``noted``, ``control``, ``repeats`` and ``skipped_*``, or is ``held`` while the engine catches
+up with a burst (v2x.fusion.catchup); their sum is ``inputs``, which frames carry.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 from v2x.columns import Batch, Decoder, Encoder, Output, Record, Records
 from v2x.errors import SnapshotError, V2XError
 from v2x.fusion import snapshot as snap
-from v2x.fusion.clock import EventClock, StreamClock
+from v2x.fusion.catchup import CatchUp
+from v2x.fusion.clock import MAX_STEP_MS, EventClock, StreamClock
 from v2x.fusion.intake import CONTROL, FUSED, LATE, REPEATS, Intake
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.repeats import Repeats
@@ -32,7 +33,7 @@ from v2x.fusion.zone import A_COLS
 from v2x.topics import OBSERVATIONS
 from v2x.zones import ZoneMap
 
-VERSION: Final = 3  # of what a snapshot means; raise it when state changes its shape or meaning
+VERSION: Final = 4  # of what a snapshot means; raise it when state changes its shape or meaning
 RUN_COUNTS: Final = (FUSED, LATE, CONTROL, REPEATS)  # in the order of v2x.fusion.runs
 DecodeRecord = Callable[[bytes], tuple[str, dict[str, Any]]]
 
@@ -60,9 +61,12 @@ class Engine:
         fixed = [d for d in zones.devices if not set(mine).isdisjoint(zones.route(d, None, None))]
         self.clock = StreamClock()
         self.events = EventClock(fixed)
+        self.catching = CatchUp(self.clock, self.events)
         self.repeats = Repeats(fixed)
         self.outlet = Outlet(encoder, partition, partitions, zones)
         self.stations = {z: Station(zones, z, self.config) for z in mine}
+        for station in self.stations.values():
+            station.beside = self.stations
         self.in_runs = True  # False: every record by itself, as a test of runs
         self.newest: dict[str, tuple[int, int]] = {}  # source zone and partition -> its last position taken
         self._decoder = decoder
@@ -82,6 +86,7 @@ class Engine:
         if n == end:
             return []
         batch: Batch = self._decoder.decode_heap(log.values, log.size)
+        self._batch = batch
         self._intake.open(batch)
         self._runs.open(log, batch)
         while n < end:
@@ -114,17 +119,45 @@ class Engine:
         record = log[n]
         self.position = record.offset
         self.inputs += 1
-        self.clock.advance(record.stamp_ms)
+        before, event_ms = self.clock.stamp_ms, self.events.now(self.clock.now_ms)
+        step = self.clock.advance(record.stamp_ms)
+        if before >= 0 and record.stamp_ms - before > MAX_STEP_MS:
+            self.catching.begin(event_ms, before - event_ms)
         self.outlet.at(record.offset)
         cause = Trigger(record.stamp_ms)
-        self.counts[self._intake.take(n, record, cause)] += 1
+        if self.catching.active:
+            self.events.stay(step)
+            timed = self._intake.timed(n)
+            if timed is not None:
+                self.catching.hold(record, *timed[:2], scan=timed[2])
+            else:
+                self.counts[self._intake.take(n, record, cause)] += 1
+            self._catch_up(record.stamp_ms)
+        else:
+            self.counts[self._intake.take(n, record, cause)] += 1
         self._due(cause)
+
+    def _catch_up(self, stamp_ms: int) -> None:
+        """Take what is due of what was held, each at its own time."""
+        due = self.catching.take(stamp_ms)
+        if due:
+            log = Records.of([record for _, _, record in due])
+            self._intake.open(self._decoder.decode_heap(log.values, log.size))
+            for n, (due_ms, _, record) in enumerate(due):
+                cause = Trigger(record.stamp_ms)
+                self.clock.idle(self.events.follow(due_ms, self.clock.now_ms))
+                self._due(cause)
+                self.counts[self._intake.take(n, record, cause)] += 1
+            self._intake.open(self._batch)
+        if not self.catching.active:
+            self.catching.end()
 
     def _due(self, cause: Trigger) -> None:
         for event_ms in self.events.due(self.clock.now_ms):
             self._frame(event_ms, cause)
 
     def _frame(self, event_ms: int, trigger: Trigger) -> None:
+        self.outlet.catching = self.events.catching
         self._rounds.make(event_ms, self.clock.now_ms, self.clock.idle_ms, self.inputs, trigger)
 
     @property
@@ -134,10 +167,12 @@ class Engine:
 
     @property
     def counters(self) -> dict[str, int]:
-        """All counters by name; ``inputs`` = fused + noted + control + repeats + skipped_*."""
+        """All counters by name; ``inputs`` = fused + noted + control + repeats + skipped_* + held."""
         total: Counter[str] = Counter(self.counts)
         total["inputs"] = self.inputs
         total["gaps"] = self.clock.gaps
+        total["catch_ups"] = self.catching.times
+        total["held"] = self.catching.held
         total["outputs"] = self.outlet.made
         for station in self.stations.values():
             total.update(station.counters())
@@ -158,6 +193,7 @@ class Engine:
             "counts": dict(self.counts),
             "clock": self.clock.state(),
             "events": self.events.state(),
+            "catching": self.catching.state(),
             "repeats": self.repeats.state(),
             "outlet": self.outlet.state(),
             "newest": {k: list(v) for k, v in self.newest.items()},
@@ -196,6 +232,7 @@ class Engine:
         engine.counts = Counter(head["counts"])
         engine.clock.load(head["clock"])
         engine.events.load(head["events"])
+        engine.catching.load(head["catching"])
         engine.repeats.load(head["repeats"])
         engine.outlet.load(head["outlet"])
         engine.newest = {k: (v[0], v[1]) for k, v in head["newest"].items()}

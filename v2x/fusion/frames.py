@@ -77,11 +77,11 @@ def lane_column(lane: Any, link: Any, lane_id: Any, columns: Any, first: int, n:
 
 @kernel(
     "int64(uint8[::1], int64, int64, uint8[::1], int64, int64, int64, int64[:,::1], int64, int64, int32[::1], int64, "
-    "uint8[::1], int64[::1], uint8[::1], int64)"
+    "uint8[::1], int64[::1], int64, uint8[::1], int64)"
 )
 def write(
     start: Any, offset: int, index: int, zone: Any, event_ms: int, stream_ms: int, inputs: int, columns: Any,
-    first: int, n: int, used: Any, links: int, names: Any, name_at: Any, out: Any, at: int,
+    first: int, n: int, used: Any, links: int, names: Any, name_at: Any, catching_up: int, out: Any, at: int,
 ) -> Any:  # fmt: skip
     """Write the frame of n tracks, in the columns from ``first`` on, to ``out[at:]``; return where it ends.
 
@@ -104,12 +104,12 @@ def write(
     if links > 0:
         out[at] = 0
         at += 1
-    return at
+    return _put(out, at, catching_up)
 
 
 def room(start: int, zone: int, names: int, tracks: int) -> int:
     """Return bytes that are enough for a frame; all but ``tracks`` in bytes."""
-    return len(COLUMNS) * (tracks + 2) * VARINT + start + zone + names + 7 * VARINT
+    return len(COLUMNS) * (tracks + 2) * VARINT + start + zone + names + 8 * VARINT
 
 
 def strings(texts: Sequence[str]) -> tuple[Bytes, I64]:
@@ -134,12 +134,13 @@ class FrameEncoder:
         return self._start
 
     def encode(
-        self, generation: str, partition: int, head: Sequence[int | str], columns: I64, links: Sequence[str]
-    ) -> bytes:
+        self, generation: str, partition: int, head: Sequence[int | str], columns: I64, links: Sequence[str],
+        catching_up: int = 0,
+    ) -> bytes:  # fmt: skip
         """Return the value of a frame: ``head`` is HEAD, ``columns`` (13, n) COLUMNS, ``links`` those used."""
         record = {
             "generation": generation, "partition": partition, **dict(zip(HEAD, head, strict=True)),
-            **dict(zip(COLUMNS, columns.tolist(), strict=True)), "links": list(links),
+            **dict(zip(COLUMNS, columns.tolist(), strict=True)), "links": list(links), "catching_up": catching_up,
         }  # fmt: skip
         return self._encoder.encode("track_frame", record)
 
@@ -153,7 +154,7 @@ class FrameEncoder:
         used = np.arange(len(_NAMES), dtype=np.int32)
         nothing = np.zeros(0, np.uint8)
         end = write(
-            nothing, *numbers[:2], zone, *numbers[2:], columns, 0, n, used, len(used), names, name_at, out, 0
+            nothing, *numbers[:2], zone, *numbers[2:], columns, 0, n, used, len(used), names, name_at, 0, out, 0
         )  # fmt: skip
         rest = out[:end].tobytes()
         return np.frombuffer(value[: -len(rest)], np.uint8).copy() if value.endswith(rest) else None

@@ -12,6 +12,7 @@ from v2x.columns import I64, Batch, Decoder, Record, Table, Verdict
 from v2x.errors import V2XError
 from v2x.fusion.entry import LAT_NONE, LON_NONE, OFFSET_NONE, PARTICIPANT
 from v2x.fusion.outlet import Trigger
+from v2x.fusion.place import HANDOVER_MS
 from v2x.fusion.runs import LATE_MS, Runs
 from v2x.zones import HALO_M
 
@@ -82,6 +83,19 @@ class Intake:
             return UNDECODABLE
         return handler(n, record, trigger)
 
+    def timed(self, n: int) -> tuple[str, int, bool] | None:
+        """Return whose time record n has ('': event time), the time, and whether it is a scan; None: it has none."""
+        name = self._schemas[self._names[n]] if self._verdicts[n] == Verdict.OK and self._names[n] >= 0 else ""
+        if name in {"rsm", "bsm", "rsi", "spat"}:
+            row, at = self._row(name, n), self._at[name]
+            device = self._text(row, at, "device")
+            return device + "/bsm" if name == "bsm" else device, row[at["ts_ms"]], name == "rsm"
+        if name in {"adopt", "release"}:
+            row = self._row(name, n)
+            event_ms = row[self._at[name]["event_ms"]]
+            return "", event_ms - HANDOVER_MS if name == "release" else event_ms, False
+        return None
+
     def _row(self, table: str, n: int) -> list[int]:
         found = self._batch.tables[table]
         if self._fields.get(table) != found.fields:
@@ -136,6 +150,10 @@ class Intake:
             ]
         return found or [stations[z] for z in zones.route(device, lat, lon) if z in stations]
 
+    def _fresh(self, ts_ms: int) -> None:
+        if not self._e.events.catching:
+            self._e.clock.device(ts_ms)
+
     def _fed(self, station: Station, trigger: Trigger) -> None:
         station.last = trigger
         self._runs.fed(station)
@@ -147,7 +165,7 @@ class Intake:
             return REPEATS
         e = self._e
         ts_ms = row[at["ts_ms"]]
-        e.clock.device(ts_ms)
+        self._fresh(ts_ms)
         shift = ts_ms - e.events.hear(device, ts_ms, e.clock.now_ms)
         ref = (row[at["ref_lat"]], row[at["ref_lon"]])
         if ref[0] >= LAT_NONE or ref[1] >= LON_NONE:
@@ -187,7 +205,7 @@ class Intake:
             return REPEATS
         e = self._e
         ts_ms = row[at["ts_ms"]]
-        e.clock.device(ts_ms)
+        self._fresh(ts_ms)
         known_ms = e.events.hear(device + "/bsm", ts_ms, e.clock.now_ms)
         one = {name: row[x] for name, x in at.items()}
         if one["lat"] >= LAT_NONE or one["lon"] >= LON_NONE:
@@ -297,10 +315,7 @@ class Intake:
             return FOREIGN
         if not self._newer(full, f"zone/{full['from_partition']}"):
             return OLD
-        if schema == "adopt":
-            station.ownership.adopt(full, e.clock.now_ms, e.clock.idle_ms)
-        else:
-            station.ownership.release(full, e.clock.now_ms, e.clock.idle_ms, e.events.told_ms)
+        station.hand(schema, full, e.clock.now_ms, e.clock.idle_ms, e.events.told_ms)
         return CONTROL
 
     def _passage(self, n: int, record: Record, trigger: Trigger) -> str:  # noqa: ARG002

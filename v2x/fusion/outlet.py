@@ -37,6 +37,7 @@ class Outlet:
     def __init__(self, encoder: Encoder, partition: int, partitions: int, zones: ZoneMap) -> None:
         self.generation: str | None = None
         self.made = 0
+        self.catching = False  # what is said now is said while fusion catches up
         self._encoder, self._zones = encoder, zones
         self.partition, self._partitions = partition, partitions
         self._offset, self._nth = -1, 0
@@ -74,7 +75,7 @@ class Outlet:
         self._say(MAPS, self.partition, f"{node['region']}-{node['node']}", "map_state", record)
 
     def neighbour(self, schema: str, zone: str, record: dict[str, Any]) -> None:
-        """Say an adopt or release to another zone: it goes into that zone's log, in our own partition too."""
+        """Say an adopt or release to a zone of another partition: it goes into that zone's log."""
         if self.generation is None:
             return
         to = self._zones.partition(zone, self._partitions)

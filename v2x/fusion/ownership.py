@@ -11,7 +11,8 @@ Both zones see the vehicle all along (the devices near a border are written to b
 track. T lies three frames ahead of the release, time enough for the record to arrive, and frames of all zones carry
 event times on one 50 ms grid: no vehicle is told twice for one instant, nor left out. Where no release comes (the
 neighbour is dead) the lease runs out and B takes over. A track that nobody owns is taken by the zone it is in. Should
-both zones have taken one (two births on the line), the smaller id wins.
+both zones have taken one (two births on the line), the smaller id wins. Zones of one partition have one log and need
+not go through it to speak to each other.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from typing import Any, Final
 import numpy as np
 
 from v2x.fusion import layout as c
-from v2x.fusion.place import RELEASE
+from v2x.fusion.place import LEASE_MS, RELEASE
 from v2x.fusion.zone import ZoneState
 
 BIND_M: Final = 5.0
 BIND_MPS: Final = 6.0
 BIND_GATE: Final = 16.0
 STALE_MS: Final = 200
+LATE_MS: Final = 1_000  # nobody is where he was so long ago
 KNOWN_HITS: Final = 20  # what a neighbour owns is no young track
 P_SIZE: Final = 10
 _TRIANGLE: Final = ((0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3))
@@ -82,22 +84,30 @@ class Ownership:
         }
 
     # -- what a neighbour says --------------------------------------------------------------------------------------
-    def adopt(self, record: Mapping[str, Any], stream_ms: int, idle_ms: int) -> None:
-        """Take a neighbour's word that it owns a track near us."""
+    def adopt(self, record: Mapping[str, Any], stream_ms: int, idle_ms: int, told_ms: int) -> bool:
+        """Take a neighbour's word that it owns a track near us; return whether we told it too, until now.
+
+        A word older than a lease is that of a zone that was away: we keep what we took over.
+        """
+        if told_ms - record["event_ms"] > LEASE_MS:
+            self.counters["adopted_late"] += 1
+            return False
         row = self._find(record, idle_ms)
         if row < 0:
-            return
+            return False
         i = self.zone.i[row]
-        if i[c.I_OWN] and not i[c.I_UNTIL]:
+        both = bool(i[c.I_OWN]) and not i[c.I_UNTIL]
+        if both:
             # Both report it: the one that took it over from a neighbour it believed dead steps back.
             self.counters["disowned"] += 1
             i[c.I_OWN] = i[c.I_UNTIL] = i[c.I_FROM] = i[c.I_TOLD] = 0
         i[c.I_LEASE] = stream_ms
         self.counters["adopted"] += 1
+        return both
 
     def release(self, record: Mapping[str, Any], stream_ms: int, idle_ms: int, told_ms: int) -> None:
         """Take a track over: ours for event times after the record's."""
-        row = self._find(record, idle_ms)
+        row = self._find(record, idle_ms, late=told_ms - record["event_ms"] > LATE_MS)
         if row < 0:
             return
         i = self.zone.i[row]
@@ -111,10 +121,13 @@ class Ownership:
         if told_ms > record["event_ms"]:
             self.counters["taken_late"] += 1
 
-    def _find(self, record: Mapping[str, Any], idle_ms: int) -> int:
-        """Return the row that has this id, binding or making one if need be; -1: our own claim is older."""
+    def _find(self, record: Mapping[str, Any], idle_ms: int, *, late: bool = False) -> int:
+        """Return the row that has this id, binding or making one if need be; -1: our own claim is older.
+
+        A late word is good for a track that we know by that id, no more: -1.
+        """
         z, gid = self.zone, int(record["track"])
-        east, north, ve, vn, cov = self._here(record)
+        east, north, ve, vn, cov = self.here(record)
         live = np.flatnonzero(z.i[: z.ctl[c.CTL_TOP], c.I_STATUS] != c.FREE)
         same = live[z.i[live, c.I_GID] == gid]
         if len(same):
@@ -122,6 +135,9 @@ class Ownership:
             if record["event_ms"] - z.i[row, c.I_LAST] > STALE_MS and not z.i[row, c.I_OWN]:
                 self._set(row, record, (east, north, ve, vn), cov, idle_ms)
             return row
+        if late:
+            self.counters["released_late"] += 1
+            return -1
         best, least = -1, BIND_GATE
         for row in live.tolist():
             s, i = z.s[row], z.i[row]
@@ -146,7 +162,7 @@ class Ownership:
         i[c.I_STATUS] = c.CONFIRMED
         return best
 
-    def _here(self, record: Mapping[str, Any]) -> tuple[float, float, float, float, list[float]]:
+    def here(self, record: Mapping[str, Any]) -> tuple[float, float, float, float, list[float]]:
         """Return position, velocity and covariance of a record about our origin."""
         state = record["state"]
         z = self.zone

@@ -16,6 +16,7 @@ from v2x.fusion.jit import helper, kernel
 ADOPT_M: Final = 100.0
 LEASE_M: Final = 20.0
 RELEASE_M: Final = 2.0
+FORGET_M: Final = 120.0  # a track that is this far again is news when it comes back
 ADOPT_EACH_MS: Final = 100
 HANDOVER_MS: Final = 3 * FRAME_MS
 LEASE_MS: Final = 300
@@ -112,6 +113,8 @@ def decide(
             continue
         dt = (event_ms - a[c.I_T]) * 1e-3
         past, beside = _past(xy, start, boxes, s[row, c.S_E] + dt * s[row, c.S_VE], s[row, c.S_N] + dt * s[row, c.S_VN])
+        if a[c.I_TOLD] != 0 and past < -FORGET_M:
+            a[c.I_TOLD] = 0
         if a[c.I_OWN] == 0:
             taken += _wait(a, ctl, past, stream_ms)
         elif beside > 0 and event_ms > a[c.I_FROM]:

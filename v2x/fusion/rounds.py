@@ -2,7 +2,7 @@
 
 A round does for each zone in turn what belongs to a frame: time-outs and merging, ownership, the report, its lanes
 and, each second round, where on the road the tracks are, and the frame's bytes. Zones do not know each other here (what
-one has to tell another goes through the log), so what is left to Python comes after all frames: the records for
+one has to tell another comes after the round), so what is left to Python comes after all frames: the records for
 neighbours, then events and links, zone by zone.
 
 The columns of all zones lie side by side in tables that are kept from round to round; they are good until the next.
@@ -42,7 +42,7 @@ _NOTHING: Final = np.zeros(0, np.uint8)
 
 _I64, _GRID, _REALS, _BYTES = nb.int64, nb.int64[:, ::1], nb.float64[:, ::1], nb.uint8[::1]
 _SIGNATURE: Final = _I64(
-    _GRID, _I64, _I64, _I64, nb.boolean, _BYTES, _I64, _I64, _I64, _REALS, _GRID, nb.int16[::1], nb.int32[::1],
+    _GRID, _I64, _I64, _I64, nb.boolean, _BYTES, _I64, _I64, _I64, _I64, _REALS, _GRID, nb.int16[::1], nb.int32[::1],
     _GRID, _BYTES, _GRID,
 )  # fmt: skip
 
@@ -50,7 +50,7 @@ _SIGNATURE: Final = _I64(
 @kernel(_SIGNATURE)
 def _round(
     where: Any, event_ms: int, stream_ms: int, idle_ms: int, place: bool, start: Any, offset: int, index: int,
-    inputs: int, x: Any, y: Any, cls: Any, lane: Any, told: Any, out: Any, said: Any,
+    inputs: int, catching_up: int, x: Any, y: Any, cls: Any, lane: Any, told: Any, out: Any, said: Any,
 ) -> Any:  # fmt: skip
     """Make the frames of all zones; ``index`` is that of the first. Return 0, or how many columns are needed.
 
@@ -97,7 +97,7 @@ def _round(
         end = fr.write(
             start, offset, index + z, text_line(w[zn.A_NAME], w[zn.A_NAME_SIZE]), event_ms, stream_ms, inputs, y, first,
             n, used, links, text_line(w[zn.A_NAMES], w[zn.A_NAMES_SIZE]),
-            whole_line(w[zn.A_NAME_AT], w[zn.A_LINKS] + 1), out, at,
+            whole_line(w[zn.A_NAME_AT], w[zn.A_LINKS] + 1), catching_up, out, at,
         )  # fmt: skip
         said[z, 0], said[z, 1], said[z, 2], said[z, 3], said[z, 4], said[z, 5] = n, first, at, end, more, taken
         first, count, at = first + n, count + more, end
@@ -136,8 +136,8 @@ class Rounds:
             if len(self._out) < enough:
                 self._out = np.empty(2 * enough, np.uint8)
             need = _round(
-                self._where, event_ms, stream_ms, idle_ms, watch, head, offset, index, inputs, self._x, self._y,
-                self._cls, self._lane, self._told, self._out, self._said,
+                self._where, event_ms, stream_ms, idle_ms, watch, head, offset, index, inputs,
+                int(outlet.catching), self._x, self._y, self._cls, self._lane, self._told, self._out, self._said,
             )  # fmt: skip
             if not need:
                 break
@@ -150,11 +150,11 @@ class Rounds:
                 else:
                     value = self._out[row[BEGIN] : row[END]].tobytes()
                 outlet.frame(station.zone.id, value)
-        count = 0
+        count, times = 0, (event_ms, stream_ms, idle_ms)
         for station, row in zip(stations, said, strict=True):
             station.frames += 1
             if row[TOLD] or row[TAKEN]:
-                station.tell(outlet, self._told[count : count + row[TOLD]].tolist(), row[TAKEN], event_ms)
+                station.tell(outlet, self._told[count : count + row[TOLD]].tolist(), row[TAKEN], times)
                 count += row[TOLD]
         if watch:
             for z, (station, row) in enumerate(zip(stations, said, strict=True)):
@@ -184,4 +184,5 @@ class Rounds:
         links = np.unique(road.lanes.link[lane[lane >= 0]]).tolist()
         columns = self._y[: len(fr.COLUMNS), here]
         head = (*self._outlet.position, station.zone.id, *times)
-        return self._encoder.encode(world, self._outlet.partition, head, columns, [road.links[x] for x in links])
+        names = [road.links[x] for x in links]
+        return self._encoder.encode(world, self._outlet.partition, head, columns, names, int(self._outlet.catching))

@@ -3,8 +3,9 @@
 Nearly all of a log is scans of roadside units that the zone map knows, and ticks. The kernel takes them one after the
 other just as Intake would (clocks, repeats, zones, the filter) and stops before a record that needs Python, and behind
 one with which a frame becomes due. What is plain is decided before anything is changed, so where it stops does not
-matter. Plain is: a tick once event time has begun; a scan with a reference position and without obstacles, of a device
-of the map that is heard here, since the boot it last spoke of, whose zones know it as a sensor and have room.
+matter. Nothing is plain at a gap or while fusion catches up; else a tick once event time has begun, and a scan with a
+reference position and without obstacles, of a device of the map that is heard here, since the boot it last spoke of,
+whose zones know it as a sensor and have room.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ def _take(
     n = first
     while n < schema.shape[0] and verdict[n] == 0 and said[DUE] == NOTHING_DUE:
         heard = False
+        if events[ck.CATCHING] or (clock[ck.STAMP] >= 0 and stamps[n] - clock[ck.STAMP] > ck.MAX_STEP_MS):
+            break
         if schema[n] == fields[_TICK]:
             if not events[ck.STARTED]:
                 break

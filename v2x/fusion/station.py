@@ -28,15 +28,23 @@ class Station:
         self.zone = ZoneState(zones, zone, config.get("kernel"))
         self.ownership = Ownership(self.zone)
         self.detector = Detector(config.get("events"), zone, self.zone.road)
+        self.detector.border.zones = self._zones = zones.zones
         sections: list[Any] = [s for s in zones.sections if s.zone == zone]
         self.sections = SectionStats(zone, sections)
+        self.beside: Mapping[str, Station] = {}  # stations of this partition by zone
         self.last: Trigger | None = None  # what fed this zone since events were looked for, if Runs has not
         self.frames = 0
 
-    def tell(self, outlet: Outlet, told: list[list[int]], taken: int, event_ms: int) -> None:
-        """Tell neighbours what was decided for a frame."""
+    def tell(self, outlet: Outlet, told: list[list[int]], taken: int, times: tuple[int, int, int]) -> None:
+        """Tell neighbours what was decided for a frame; ``times`` are event time, stream and idle clock."""
+        event_ms, stream_ms, idle_ms = times
         for schema, to, record in self.ownership.tell(told, taken, event_ms):
-            outlet.neighbour(schema, to, record)
+            rules = self.detector.border.say(record["track"], record["event_ms"] if schema == "release" else 0)
+            said, there = {**record, "rules": rules}, self.beside.get(to)
+            if there is None:
+                outlet.neighbour(schema, to, said)
+            else:  # of one log: no need to go through it, and it may be long after an outage
+                there.hand(schema, said, stream_ms, idle_ms, event_ms)
 
     def watch(self, outlet: Outlet, view: TrackView, cause: Callable[[], Trigger]) -> None:
         """Look for events in a frame, and say the sections' states when they are due."""
@@ -49,6 +57,16 @@ class Station:
             for row in self.sections.advance(view.event_ms):
                 outlet.link(row)
 
+    def hand(self, schema: str, record: Mapping[str, Any], stream_ms: int, idle_ms: int, told_ms: int) -> None:
+        """Take a neighbour's adopt or release."""
+        border, track = self.detector.border, record["track"]
+        if schema == "release":
+            self.ownership.release(record, stream_ms, idle_ms, told_ms)
+        elif self.ownership.adopt(record, stream_ms, idle_ms, told_ms):
+            border.say(track, record["event_ms"])  # its owner knows better
+        place = self.ownership.here(record)[:4]
+        border.hear(track, record["rules"], record["event_ms"], place, ours=schema == "release")
+
     def counters(self) -> dict[str, int]:
         """Return this zone's counters."""
         total: Counter[str] = Counter(dict(zip(c.STAT_NAMES, self.zone.stat.tolist(), strict=False)))
@@ -57,6 +75,7 @@ class Station:
         total.update({f"ownership_{k}": n for k, n in self.ownership.counters.items()})
         total["passages_unknown"], total["passages_late"] = self.sections.unknown, self.sections.late
         total.update({f"events_{k}": n for k, n in self.detector.counters.items()})
+        total.update({f"events_{k}": n for k, n in self.detector.border.counters.items()})
         return dict(total)
 
     def state(self) -> dict[str, Any]:
@@ -79,6 +98,7 @@ class Station:
         self.zone.load(state["zone"])
         self.zone.road = Road.load(state["road"])
         self.detector = Detector(self._config.get("events"), self.zone.id, self.zone.road)
+        self.detector.border.zones = self._zones
         self.detector.load(state["detector"])
         self.sections.load(state["sections"])
         self.ownership.counters = Counter(state["ownership"])

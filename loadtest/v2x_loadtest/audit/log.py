@@ -194,7 +194,8 @@ class Log:
         else:
             value = row.value
             self.events.append(row)
-            self.event_rows.append(EventRow(value["event_id"], value["revision"], value["status"], hash(record.value)))
+            head = (value["event_id"], value["revision"], value["status"])
+            self.event_rows.append(EventRow(*head, hash(record.value), record.partition))
 
     def decode(self, value: bytes) -> dict[str, Any]:
         """Decode a whole record by fastavro, without range checks: what fusion wrote is taken at its word."""

@@ -93,5 +93,7 @@ class EventTail:
             self.copies += 1
             return
         self._known.add(name)
-        self.events[name[0]] = seen
+        newest = self.events.get(name[0])
+        if newest is None or newest.value["revision"] < name[1]:  # partitions may be read out of turn
+            self.events[name[0]] = seen
         self.show(seen)

@@ -107,7 +107,7 @@ def told_events(records: Iterable[Stamped]) -> list[Told]:
     """Return the events in ``records``, each (id, revision) once, in the order they came."""
     seen: set[tuple[str, int]] = set()
     out: dict[str, Told] = {}
-    for record in records:
+    for record in sorted(records, key=lambda r: r.stamp_ms):  # an event may go on in another partition
         value = record.value
         if (value["event_id"], value["revision"]) in seen:
             continue

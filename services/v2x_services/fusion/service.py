@@ -302,17 +302,19 @@ class Fusion:
 
     def _account(self) -> None:
         """Bring the cores' books into the metrics: what this process added to them."""
-        effect, dropped = self._took.copy(), self._left.copy()
+        effect, dropped, held = self._took.copy(), self._left.copy(), Counter[str]()
         for tp, place in self._places.items():
             counters = place.stage.core.counters
             took, left = account(counters)
             took_before, left_before = place.before
             effect[tp.topic] += took - took_before
+            held[tp.topic] += counters.get("held", 0)
             dropped.update({(tp.topic, reason): n - left_before.get(reason, 0) for reason, n in left.items()})
             if "tracks" in counters:
                 self._metrics.set("v2x_fusion_tracks", counters["tracks"], partition=str(tp.partition))
         for topic, n in effect.items():
             self._metrics.set("v2x_fusion_fused_total", n, topic=topic)
+            self._metrics.set("v2x_fusion_in_flight", held[topic], topic=topic)
         for (topic, reason), n in dropped.items():
             self._metrics.set("v2x_fusion_dropped_total", n, topic=topic, reason=reason)
 
