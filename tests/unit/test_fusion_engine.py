@@ -261,13 +261,14 @@ def test_frames_are_what_the_encoder_makes() -> None:
                 "event_ms": fs.T0, "stream_ms": fs.T0 + 7, "inputs": 9,
                 **dict(zip(COLUMNS, whole.tolist(), strict=True)), "links": [links[x] for x in used],
                 "lane": [used.index(x) * 256 + x + 1 if x >= 0 else -1 for x in lane.tolist()],
-            }  # fmt: skip
+                    "catching_up": nth % 2,
+                }  # fmt: skip
             columns = np.hstack((np.zeros((len(COLUMNS), nth), np.int64), whole))  # those of other zones come first
             lane = np.concatenate((np.full(nth, -1, np.int32), lane))
             found, (zone, _), (names, name_at) = np.zeros(len(links), np.int32), strings([f"Z{nth}"]), strings(links)
             count = lane_column(lane, lanes.link, lanes.lane_id, columns, nth, n, found)
             end = write(
-                start, 5, nth, zone, fs.T0, fs.T0 + 7, 9, columns, nth, n, found, count, names, name_at, out, nth
+                start, 5, nth, zone, fs.T0, fs.T0 + 7, 9, columns, nth, n, found, count, names, name_at, nth % 2, out, nth
             )  # fmt: skip
             assert out[nth:end].tobytes() == CODEC.encode("track_frame", record)
             assert end - nth <= room(len(start), len(zone), len(names), n)
