@@ -30,7 +30,7 @@ def settle() -> None:
     with suppress(AttributeError):  # another C library: then it has its own ways
         libc.mallopt(_M_ARENA_MAX, _ARENAS)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, 8 * _LARGE)
         libc.malloc_trim(0)
     with suppress(OSError):  # no /proc: then nobody counts
         _unmap(libc, Path("/proc/self/smaps").read_text())
