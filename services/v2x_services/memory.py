@@ -1,9 +1,8 @@
 """Memory of a service that is to run for months: what its start leaves behind is let go before the road is served.
 
 * Imports make half a million objects that live for ever: no garbage collection needs to look at them again.
-* The compiler is there to load kernels from their cache; then it is done. The kernels' code in the compiler's own
-  language (14 MB) goes, and so do the pages of its library (65 MB): the kernel maps them again from the file if a
-  kernel should ever be compiled after all.
+* The compiler is there to load kernels from their cache; then it is done, and the pages of its library (65 MB) go. They
+  are mapped again from the file, should a kernel be compiled after all.
 * The heap of glibc learns from each large block that was freed to keep larger ones, and gives each thread a heap of its
   own: after one late fetch of 4 MB, such blocks lie about in it for good. Blocks of a megabyte go back at once here.
 """
@@ -25,26 +24,16 @@ _COMPILER: Final = "libllvmlite"
 
 def settle() -> None:
     """Let go what only the start needed; call it once, when all kernels are loaded."""
-    _forget_modules()
     gc.collect()
     gc.freeze()
     libc = ctypes.CDLL(None)
     with suppress(AttributeError):  # another C library: then it has its own ways
         libc.mallopt(_M_ARENA_MAX, _ARENAS)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, 8 * _LARGE)
         libc.malloc_trim(0)
     with suppress(OSError):  # no /proc: then nobody counts
         _unmap(libc, Path("/proc/self/smaps").read_text())
-
-
-def _forget_modules() -> None:
-    """Drop what numba keeps of loaded kernels in case another one is compiled that calls them."""
-    from numba.core.codegen import CPUCodeLibrary  # noqa: PLC0415 - whoever has kernels has it loaded
-
-    for library in gc.get_objects():
-        if isinstance(library, CPUCodeLibrary) and getattr(library, "_shared_module", None) is not None:
-            setattr(library, "_shared_module", None)  # noqa: B010 - numba offers no public way
 
 
 def _unmap(libc: Any, smaps: str) -> None:

@@ -9,8 +9,7 @@ CODE = """
 import numba
 import numpy as np
 import v2x.fusion.engine
-from v2x.fusion.clock import StreamClock
-from v2x.fusion.grid import cell_bucket
+from v2x.fusion.clock import StreamClock, advance
 from v2x_services import memory
 
 def resident() -> int:
@@ -25,10 +24,10 @@ clock.advance(5)
 assert clock.now_ms == 5
 
 @numba.njit
-def twice(x, y):
-    return 2 * cell_bucket(x, y, 1024)
+def twice(numbers, stamp):
+    return advance(numbers, stamp) + advance(numbers, stamp + 7)
 
-assert twice(3, 4) == 2 * cell_bucket(3, 4, 1024)
+assert twice(clock.numbers, 10) == 12
 """
 
 
