@@ -23,6 +23,8 @@ X_ROWS: Final = 12
 Y_TRACK, Y_CLS, Y_LAT, Y_LON, Y_SPEED, Y_HEAD, Y_ACC, Y_SIGMA, Y_LEN, Y_WID, Y_LANE, Y_HITS, Y_AGE = range(13)
 Y_BORN, Y_LAST = 13, 14
 Y_ROWS: Final = 15
+FRESH_MS: Final = 600  # a track beyond the border that is older may be anywhere
+NEVER_MS: Final = 1 << 30
 _RAD_E7: Final = 1e7 * 180.0 / np.pi
 _PAIRS: Final = 0x3F03F03F03F03F  # every other of ten counters of six bits
 _SUM: Final = 1 << 48 | 1 << 36 | 1 << 24 | 1 << 12 | 1
@@ -63,6 +65,22 @@ def _order(i: Any, top: int, before: int, event_ms: int, rows: Any, gids: Any) -
 
 
 @helper
+def _beyond(i: Any, top: int, n: int, event_ms: int, rows: Any, gids: Any) -> Any:
+    """Append the rows that we see but do not tell, by age; return how many there are in all."""
+    m = n
+    for row in range(top):
+        if i[row, c.I_STATUS] != c.CONFIRMED or event_ms - i[row, c.I_LAST] > FRESH_MS or _leaves(i[row], event_ms):
+            continue
+        at = m
+        while at > n and gids[at - 1] > c.BEYOND + i[row, c.I_UID]:
+            gids[at], rows[at] = gids[at - 1], rows[at - 1]
+            at -= 1
+        gids[at], rows[at] = c.BEYOND + i[row, c.I_UID], row
+        m += 1
+    return m
+
+
+@helper
 def _hits(i: Any, event_ms: int) -> Any:
     """Return the measurements of the last second: the counters that are young enough, added up two by two."""
     young = 10 - max(event_ms // 100 - i[c.I_SLOT], 0)
@@ -74,20 +92,23 @@ def _hits(i: Any, event_ms: int) -> Any:
 
 
 @kernel(
-    "int64(float64[:,::1], int64[:,::1], int64[::1], float64[::1], float64[::1], int64, int64, int64[::1], "
-    "float64[:,::1], int64[:,::1], int16[::1], int32[::1])"
+    "UniTuple(int64, 2)(float64[:,::1], int64[:,::1], int64[::1], float64[::1], float64[::1], int64, int64, int64, "
+    "int64[::1], float64[:,::1], int64[:,::1], int16[::1], int32[::1])"
 )
 def export(
-    s: Any, i: Any, ctl: Any, prm: Any, geo: Any, event_ms: int, before: int, rows: Any, x: Any, y: Any, cls: Any,
-    lane: Any,
-) -> Any:  # fmt: skip
+    s: Any, i: Any, ctl: Any, prm: Any, geo: Any, event_ms: int, beyond: int, before: int, rows: Any, x: Any, y: Any,
+    cls: Any, lane: Any,
+) -> tuple[int, int]:  # fmt: skip
     """Write the tracks that leave for ``event_ms`` into the columns ``x`` (X_*), ``y`` (Y_*), ``cls`` and ``lane``.
 
-    Return how many; ``rows`` holds theirs, on entry those of the last frame (``before``). The lanes are those of the
-    last match; Y_LANE and the places along a lane are not set.
+    Behind them, if ``beyond``, those that a neighbour tells: they count as long unseen, so that no rule looks at them,
+    but they lead and queue. Return how many leave, and how many there are in all; ``rows`` holds theirs, on entry those
+    of the last frame (``before``). The lanes are those of the last match; Y_LANE and the places along a lane are not
+    set.
     """
     n = _order(i, ctl[c.CTL_TOP], before, event_ms, rows, y[Y_TRACK])
-    for k in range(n):
+    m = _beyond(i, ctl[c.CTL_TOP], n, event_ms, rows, y[Y_TRACK]) if beyond else n
+    for k in range(m):
         a, b = s[rows[k]], i[rows[k]]
         dt = (event_ms - b[c.I_T]) * 1e-3
         east, north = a[c.S_E] + dt * a[c.S_VE], a[c.S_N] + dt * a[c.S_VN]
@@ -115,7 +136,9 @@ def export(
         y[Y_AGE, k] = max(event_ms - b[c.I_LAST], 0)
         y[Y_BORN, k], y[Y_LAST, k] = b[c.I_BORN], b[c.I_LAST]
         lane[k] = b[c.I_LANE] - 1
-    return n
+        if k >= n:
+            y[Y_AGE, k] = NEVER_MS
+    return n, m
 
 
 @kernel("void(int64[:,::1], int64[::1], int64, int32[::1])")

@@ -109,7 +109,7 @@ class ZoneState:
         n = len(self.s)
         width = n + _APART
         self._told: I64 = np.zeros((n, 3), np.int64)
-        self._count = 0  # tracks of the last frame, their rows and columns
+        self._count = self._seen = 0  # tracks of the last frame, and of its view; their rows and columns
         self._rows: I64 = np.zeros(n, np.int64)
         self._x: F64 = np.zeros((X_ROWS, width))
         self._y: I64 = np.zeros((Y_ROWS, width), np.int64)
@@ -211,20 +211,25 @@ class ZoneState:
 
         ``match``: find the lanes anew; else each track has the lane it had.
         """
-        x, n = self._x, export(
-            self.s, self.i, self.ctl, self.prm, self.geo, event_ms, self._count, self._rows, self._x, self._y,
-            self._cls, self._lane,
+        x = self._x
+        n, m = export(
+            self.s, self.i, self.ctl, self.prm, self.geo, event_ms, int(match), self._count, self._rows, self._x,
+            self._y, self._cls, self._lane,
         )  # fmt: skip
-        self._count = n
+        self._count, self._seen = n, m
         if match:
             columns = (self._lane, x[X_ALONG], x[X_LATERAL])
-            self.road.place(x[X_E], x[X_N], x[X_HEAD], self._rows, n, self._hints, *columns)
-            keep_lanes(self.i, self._rows, n, self._lane)
+            self.road.place(x[X_E], x[X_N], x[X_HEAD], self._rows, m, self._hints, *columns)
+            keep_lanes(self.i, self._rows, m, self._lane)
         return Frame(self.id, event_ms, stream_ms, inputs, n, self._y, self._lane, self.road)
 
     def view(self, event_ms: int, stream_ms: int) -> TrackView:
-        """Return the last frame, for which lanes were matched, in metres; good until the next."""
-        x, y, n = self._x[:, : self._count], self._y[:, : self._count], self._count
+        """Return the last frame, for which lanes were matched, in metres; good until the next.
+
+        Behind our own tracks it has those that neighbours tell, with ids from layout.BEYOND on.
+        """
+        n = self._seen
+        x, y = self._x[:, :n], self._y[:, :n]
         return TrackView(
             zone=self.id, event_ms=event_ms, stream_ms=stream_ms, id=y[Y_TRACK], cls=self._cls[:n],
             east=x[X_E], north=x[X_N], vel_e=x[X_VE], vel_n=x[X_VN], speed=x[X_SPEED], heading=x[X_HEAD],
