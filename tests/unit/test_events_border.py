@@ -58,10 +58,10 @@ def road_map() -> dict[str, Any]:
     return {"device": "RSU-04", "boot": 1, "seq": 0, "ts_ms": fs.T0, "msg_cnt": 0, "nodes": [node]}
 
 
-def world(partitions: int, hop: Any = 12, deaf: Any = None, said: Any = ()) -> fs.World:
+def world(partitions: int, hop: Any = 12, deaf: Any = None, said: Any = (), what: Any = None) -> fs.World:
     assert ZONES.route("RSU-04", None, None) in {("Z1", "Z2"), ("Z2", "Z1")}
     cores = [engine(ZONES, p, partitions) for p in range(partitions)]
-    w = fs.World(scene(), cores, CODEC, ZONES, hop, [(1.0, "RSU-04", "map", road_map()), *said])
+    w = fs.World(what or scene(), cores, CODEC, ZONES, hop, [(1.0, "RSU-04", "map", road_map()), *said])
     w.run(deaf)
     return w
 
@@ -189,3 +189,29 @@ def test_reports_from_both_sides_are_one_event(partitions: int) -> None:
     assert len(found) == 1
     sound(found[0])
     assert {s["device"] for s in found[0][-1]["sources"]} >= {"fusion"}
+
+
+def queue(first: float, count: int = 16) -> fs.Scene:
+    """Vehicles 13 m apart in one lane, which brake to a walking pace; the last one starts at ``first``, m east."""
+    s = fs.Settings(**{**vars(SETTINGS), "vehicles": count, "seconds": 12.0})
+    steps = int(s.seconds * 20) + 2
+    t = np.arange(steps) * 0.05
+    pace = np.where(t < 3.0, 15.0 - 4.5 * t, 1.5)
+    along = np.concatenate(([0.0], np.cumsum(pace[:-1] * 0.05)))
+    east = first + 13.0 * np.arange(count)[None, :] + along[:, None]
+    ve = np.gradient(east, 0.05, axis=0)
+    north = np.full(east.shape, LANES[2])
+    return fs.Scene(s, steps, east, north, np.abs(ve), np.full(ve.shape, 90.0), np.full(count, 3))
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("first", [-135.0, -190.0, -65.0])
+def test_a_queue_over_the_border_is_one_jam_and_nobody_in_it_has_stopped(first: float, partitions: int) -> None:
+    w = world(partitions, what=queue(first))
+    found = [rows for rows in told(w.outputs).values() if rows[0]["kind"] != "HARD_BRAKING"]
+    head = first + 15 * 13.0 + 27.0  # where it is by and by
+    jams = [rows for rows in found if rows[0]["kind"] == "CONGESTION"]
+    assert [rows[0]["zone"] for rows in jams] == ["Z2"]
+    assert jams[0][0]["queue"] > 150  # seen whole, on both sides
+    east = [float(fs.FRAME.to_local(rows[0]["lat"] / 1e7, rows[0]["lon"] / 1e7)[0]) for rows in found]
+    assert all(e > head - 15.0 for e in east)  # of its vehicles, at most its head is told to stand

@@ -44,7 +44,8 @@ class Abroad:
         """Say whether a neighbour tells of this vehicle, or of one that stands within ``beside_m`` of it."""
         for told in self.events.values():
             if told.group == rule.group and now - told.at_ms <= WORD_MS:
-                beside = not rule.moving and _away(told.place, place) <= beside_m
+                reach = rule.merge_m if rule.group == "congestion" else beside_m  # a queue is long
+                beside = not rule.moving and _away(told.place, place) <= reach
                 if beside or track in told.tracks:
                     return True
         return False

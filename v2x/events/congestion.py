@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from v2x.events.catalogue import Rule
 from v2x.events.chains import Chain, Finder, Flags
+from v2x.fusion.layout import BEYOND
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
 from v2x.road import Road
@@ -49,6 +50,7 @@ class Jam:
     head_lane: int = -1
     tail_link: int = -1
     tracks: list[int] = field(default_factory=list)
+    ours: bool = True  # its head is a track that we tell; found anew at each step
 
 
 @dataclass(slots=True)
@@ -175,7 +177,8 @@ class Congestion:
             needed = self.rule.dwell_ms
             if self._at_signal(chains, view, road):
                 needed = int(self.rule.limit("signal_dwell_ms"))
-            started = not jam.event_id and jam.held >= needed
+            # Over a border, who has the head tells it; the other sees it too and is silent.
+            started = not jam.event_id and jam.held >= needed and jam.ours
             if jam.event_id or started:
                 changes.append(JamChange(jam, started=started, ended=False))
         self._past = [row for row in self._past if self.now - row[0] <= PAST_MS]
@@ -204,9 +207,9 @@ class Congestion:
         jam.level = self._level(jam.speed, jam.level)
         jam.head = (view.east.item(longest.head), view.north.item(longest.head))
         jam.tail = (view.east.item(longest.tail), view.north.item(longest.tail))
-        jam.head_lane = view.lane.item(longest.head)
+        jam.head_lane, jam.ours = view.lane.item(longest.head), view.id.item(longest.head) < BEYOND
         jam.tail_link = road.lanes.link.item(view.lane.item(longest.tail))
-        jam.tracks = sorted(view.id.item(c.head) for c in chains)
+        jam.tracks = sorted(t for t in (view.id.item(c.head) for c in chains) if t < BEYOND)
 
     def _level(self, speed: float, old: int) -> int:
         band = self.rule.limit("level_band_mps")

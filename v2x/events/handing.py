@@ -41,6 +41,7 @@ class Handed:
     ghost: Ghost | None  # waits in the table for the track
     events: list[OpenEvent]
     closed: list[Closed]
+    beside: list[OpenEvent]  # what else the neighbour tells: queues, which may reach over the border
 
 
 class Border:
@@ -82,9 +83,9 @@ class Border:
         self._words.pop(track, None)
         if text:
             self._words[track] = (at_ms, text, *place, int(ours))
-            if not ours:
-                for event in self._read(track).events:
-                    self.book.abroad.learn(event, self.table.now)
+            handed = self._read(track)
+            for event in handed.beside if ours else [*handed.events, *handed.beside]:
+                self.book.abroad.learn(event, self.table.now)
 
     def arrivals(self, now: int, view: TrackView) -> list[EventChange]:
         """Go on with the tracks that came over a border, and with those of a neighbour that fell silent."""
@@ -118,7 +119,7 @@ class Border:
             return unpack(text, track, at_ms, (east, north, ve, vn), self.book.frame)
         except (ValueError, KeyError, TypeError):
             self.counters["handed_unreadable"] += 1
-            return Handed(None, [], [])
+            return Handed(None, [], [], [])
 
     def state(self) -> dict[str, Any]:
         """Return everything, JSON-able."""
@@ -150,8 +151,10 @@ def pack(table: TrackTable, book: EventBook, track: int, now: int) -> str:
             speeds = zip(table.times.tolist(), reals[: k.HISTORY].tolist(), strict=True)
             out["speeds"] = [[t, v] for t, v in speeds if v >= 0.0]
             out["slowest"] = float(reals[k.SLOWEST])
-    if len(out) == 2 and not events and not closed:
+    jams = [event for event in book.open.values() if event.group == "congestion"]
+    if len(out) == 2 and not events and not closed and not jams:
         return ""
+    out["beside"] = [_event_out(event, book.frame) for event in jams]
     out["events"] = [_event_out(event, book.frame) for event in events]
     out["closed"] = [[_event_out(c.event, book.frame), c.at_ms, c.lost, [list(key) for key in c.keys]] for c in closed]
     text = json.dumps(out, sort_keys=True, separators=(",", ":"))
@@ -181,7 +184,8 @@ def unpack(text: str, track: int, until_ms: int, place: tuple[float, float, floa
         Closed(_event_in(event, frame), at, lost, [(key[0], key[1], key[2]) for key in keys], [track])
         for event, at, lost, keys in told["closed"]
     ]
-    return Handed(ghost, [_event_in(event, frame) for event in told["events"]], closed)
+    events, beside = ([_event_in(event, frame) for event in told.get(name, ())] for name in ("events", "beside"))
+    return Handed(ghost, events, closed, beside)
 
 
 def _event_out(event: OpenEvent, frame: LocalFrame) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from v2x.events import kernel as k
 from v2x.events.catalogue import TRACK_LIMITS, Rule
 from v2x.events.congestion import Covers
 from v2x.events.watch import carry, same, watch
+from v2x.fusion.layout import BEYOND
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
 from v2x.road import Road
@@ -256,6 +257,7 @@ class TrackTable:
         away = np.hypot(view.east - east, view.north - north)
         young = (view.born_ms >= ghost.seen_ms - 1500) | (ghost.judged_ms > 0)  # a border's both sides have seen it
         away[~young & (away > GHOST_GATE_M / 2)] = np.inf  # an old track is a twin only where the ghost was
+        away[view.id >= BEYOND] = np.inf  # a neighbour's
         row = int(np.argmin(away))
         if away[row] > gate:
             return -1

@@ -61,6 +61,8 @@ I_CLAIM: Final = 30  # serial of the scan that has assigned it
 I_BY: Final = 31  # scratch of the assignment
 I_COLS: Final = 32
 
+BEYOND: Final = 1 << 60  # and more: in a view, the id of a track that we see and a neighbour tells
+
 FREE: Final = 0
 TENTATIVE: Final = 1
 CONFIRMED: Final = 2

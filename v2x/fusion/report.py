@@ -25,6 +25,8 @@ Y_TRACK, Y_CLS, Y_LAT, Y_LON, Y_SPEED, Y_HEAD, Y_ACC, Y_SIGMA, Y_LEN, Y_WID, Y_L
 Y_BORN, Y_LAST = 13, 14
 Y_ROWS: Final = 15
 HEADINGS: Final = 28_800  # units of 0.0125 degrees
+FRESH_MS: Final = 600  # a track beyond the border that is older may be anywhere
+NEVER_MS: Final = 1 << 30
 _RAD_E7: Final = 1e7 * 180.0 / np.pi
 _PAIRS: Final = 0x3F03F03F03F03F  # every other of ten counters of six bits
 _SUM: Final = 1 << 48 | 1 << 36 | 1 << 24 | 1 << 12 | 1
@@ -62,6 +64,22 @@ def _order(i: Any, top: int, before: int, event_ms: int, rows: Any, gids: Any) -
             at -= 1
         gids[at], rows[at] = gid, row
     return n
+
+
+@helper
+def _beyond(i: Any, top: int, n: int, event_ms: int, rows: Any, gids: Any) -> Any:
+    """Append the rows that we see but do not tell, by age; return how many there are in all."""
+    m = n
+    for row in range(top):
+        if i[row, c.I_STATUS] != c.CONFIRMED or event_ms - i[row, c.I_LAST] > FRESH_MS or _leaves(i[row], event_ms):
+            continue
+        at = m
+        while at > n and gids[at - 1] > c.BEYOND + i[row, c.I_UID]:
+            gids[at], rows[at] = gids[at - 1], rows[at - 1]
+            at -= 1
+        gids[at], rows[at] = c.BEYOND + i[row, c.I_UID], row
+        m += 1
+    return m
 
 
 @helper
@@ -105,16 +123,19 @@ def _place(x: Any, y: Any, geo: Any, first: int, last: int) -> None:
 
 @helper
 def export(
-    s: Any, i: Any, top: int, prm: Any, geo: Any, event_ms: int, before: int, rows: Any, x: Any, y: Any, cls: Any,
-    lane: Any, first: int,
+    s: Any, i: Any, top: int, prm: Any, geo: Any, event_ms: int, beyond: bool, before: int, rows: Any, x: Any, y: Any,
+    cls: Any, lane: Any, first: int,
 ) -> Any:  # fmt: skip
     """Write the tracks that leave for ``event_ms`` into the columns ``x`` (X_*), ``y`` (Y_*), ``cls`` and ``lane``.
 
-    Return how many; they stand from column ``first`` on. ``rows`` holds theirs, on entry those of the last frame
-    (``before``). The lanes are those of the last match; Y_LANE and the places along a lane are not set.
+    Behind them, if ``beyond``, those that a neighbour tells: they count as long unseen, so that no rule looks at them,
+    but they lead and queue. Return how many leave, and how many there are in all; they stand from column ``first`` on.
+    ``rows`` holds theirs, on entry those of the last frame (``before``). The lanes are those of the last match; Y_LANE
+    and the places along a lane are not set.
     """
     n = _order(i, top, before, event_ms, rows, y[Y_TRACK][first:])
-    for at in range(n):
+    m = _beyond(i, top, n, event_ms, rows, y[Y_TRACK][first:]) if beyond else n
+    for at in range(m):
         k = first + at
         a, b = s[rows[at]], i[rows[at]]
         dt = (event_ms - b[c.I_T]) * 1e-3
@@ -135,9 +156,11 @@ def export(
         y[Y_AGE, k] = max(event_ms - b[c.I_LAST], 0)
         y[Y_BORN, k], y[Y_LAST, k] = b[c.I_BORN], b[c.I_LAST]
         lane[k] = b[c.I_LANE] - 1
-    _motion(x, y, first, first + n)
-    _place(x, y, geo, first, first + n)
-    return n
+        if at >= n:
+            y[Y_AGE, k] = NEVER_MS
+    _motion(x, y, first, first + m)
+    _place(x, y, geo, first, first + m)
+    return n, m
 
 
 @helper

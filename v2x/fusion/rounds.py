@@ -35,8 +35,9 @@ from v2x.road import MOTOR
 from v2x.road_match import match
 
 # What a round says of each zone: its tracks, their first column, the bytes of its frame from and to, how many rows a
-# neighbour must be told of (those of all zones stand one behind the other), tracks taken over from a silent owner.
-N, FIRST, BEGIN, END, TOLD, TAKEN = range(6)
+# neighbour must be told of (those of all zones stand one behind the other), tracks taken over from a silent owner, and
+# its tracks with those beyond its border, which stand behind its own.
+N, FIRST, BEGIN, END, TOLD, TAKEN, SEEN = range(7)
 _FIRST_TRACKS: Final = 256
 _NOTHING: Final = np.zeros(0, np.uint8)
 
@@ -76,20 +77,20 @@ def _round(
             reals(w[zn.A_BOXES], w[zn.A_POLYGONS] - 1, 4), event_ms, stream_ms, told[count:],
         )  # fmt: skip
         order = whole_line(w[zn.A_ORDER], rows)
-        n = export(
-            s, i, ctl[c.CTL_TOP], prm, real_line(w[zn.A_GEO], c.GEO_COLS), event_ms, w[zn.A_BEFORE], order, x, y, cls,
-            lane, first,
+        n, m = export(
+            s, i, ctl[c.CTL_TOP], prm, real_line(w[zn.A_GEO], c.GEO_COLS), event_ms, place, w[zn.A_BEFORE], order, x, y,
+            cls, lane, first,
         )  # fmt: skip
         w[zn.A_BEFORE] = n
         if place:
             match(
-                x[rp.X_E][first:], x[rp.X_N][first:], x[rp.X_HEAD][first:], n, MOTOR,
+                x[rp.X_E][first:], x[rp.X_N][first:], x[rp.X_HEAD][first:], m, MOTOR,
                 reals(w[zn.A_SEG], w[zn.A_SEGS], 8), short_line(w[zn.A_SEG_LANE], w[zn.A_SEGS]),
                 whole_line(w[zn.A_CELL], w[zn.A_CELLS]), short_line(w[zn.A_CELL_AT], w[zn.A_CELLS] + 1),
                 short_line(w[zn.A_ITEMS], w[zn.A_LISTED]), order, short(w[zn.A_HINTS], rows, 2),
                 lane[first:], x[rp.X_ALONG][first:], x[rp.X_LATERAL][first:],
             )  # fmt: skip
-            keep_lanes(i, order, n, lane[first:])
+            keep_lanes(i, order, m, lane[first:])
         used = np.empty(w[zn.A_LINKS], np.int32)
         links = fr.lane_column(
             lane, short_line(w[zn.A_LINK], w[zn.A_LANES]), short_line(w[zn.A_LANE_ID], w[zn.A_LANES]), y, first, n, used
@@ -100,7 +101,8 @@ def _round(
             whole_line(w[zn.A_NAME_AT], w[zn.A_LINKS] + 1), catching_up, out, at,
         )  # fmt: skip
         said[z, 0], said[z, 1], said[z, 2], said[z, 3], said[z, 4], said[z, 5] = n, first, at, end, more, taken
-        first, count, at = first + n, count + more, end
+        said[z, 6] = m
+        first, count, at = first + m, count + more, end
     return 0
 
 
@@ -110,7 +112,7 @@ class Rounds:
     def __init__(self, stations: Sequence[Station], where: I64, encoder: Encoder, outlet: Outlet, runs: Runs) -> None:
         self._stations, self._where, self._outlet, self._runs = stations, where, outlet, runs
         self._encoder = fr.FrameEncoder(encoder)
-        self._said: I64 = np.zeros((len(stations), 6), np.int64)
+        self._said: I64 = np.zeros((len(stations), SEEN + 1), np.int64)
         self._out = _NOTHING
         self._fit(_FIRST_TRACKS)
 
@@ -166,8 +168,11 @@ class Rounds:
         return self._runs.cause(z) or cause
 
     def _view(self, station: Station, row: list[int], event_ms: int, stream_ms: int) -> TrackView:
-        """Return a zone's tracks, with the lanes that they are on."""
-        here = slice(row[FIRST], row[FIRST] + row[N])
+        """Return a zone's tracks, with the lanes that they are on; behind them those that neighbours tell.
+
+        These have ids from layout.BEYOND on.
+        """
+        here = slice(row[FIRST], row[FIRST] + row[SEEN])
         x, y = self._x[:, here], self._y[:, here]
         return TrackView(
             zone=station.zone.id, event_ms=event_ms, stream_ms=stream_ms, id=y[rp.Y_TRACK], cls=self._cls[here],
