@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from math import atan2, degrees
 from typing import Any, Final
 
 from v2x.events.detector import Detector
@@ -14,7 +15,7 @@ from v2x.fusion.snapshot import Arrays
 from v2x.fusion.zone import ZoneState
 from v2x.links import SectionStats
 from v2x.road import Road
-from v2x.zones import ZoneMap
+from v2x.zones import Section, ZoneMap
 
 EVENT_MS: Final = 100  # events are looked for at every second frame
 LINK_MS: Final = 1_000
@@ -30,6 +31,7 @@ class Station:
         self.detector = Detector(config.get("events"), zone, self.zone.road)
         sections: list[Any] = [s for s in zones.sections if s.zone == zone]
         self.sections = SectionStats(zone, sections)
+        self._places = {s.section: self._place(zones, s) for s in sections}
         self.last: Trigger | None = None  # the last message that fed this zone since events were looked for
         self.frames = 0
 
@@ -50,6 +52,15 @@ class Station:
         if event_ms % LINK_MS == 0:
             for row in self.sections.advance(event_ms):
                 outlet.link(row)
+                for change in self.detector.section(row, *self._places[row["link"]]):
+                    outlet.event(change.event_id, change.record(), trigger)
+
+    def _place(self, zones: ZoneMap, section: Section) -> tuple[str, float, float, float, float]:
+        """Return a section's second gantry, middle (east, north), half length (m) and course (deg)."""
+        first, last = zones.gantries[section.from_hex], zones.gantries[section.to_hex]
+        (a, c), (b, d) = self.zone.frame.to_local([first.lat, last.lat], [first.lon, last.lon])
+        course = degrees(atan2(c - a, d - b)) % 360.0
+        return last.device, float(a + c) / 2, float(b + d) / 2, section.length_m / 2, course
 
     def counters(self) -> dict[str, int]:
         """Return this zone's counters."""
