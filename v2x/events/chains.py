@@ -24,16 +24,7 @@ _L = "int64[::1]"
 _I = "int32[::1]"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Members of a chain on one lane."""
-
-    lane: int
-    count: int
-    speed_sum: float
-    low: float  # m along: the rear of the last
-    high: float  # ... the front of the first
-    tail: int  # row of the view: the last
+Part = tuple[list[int], list[float]]  # on one lane: (lane, vehicles, row of the last) and (sum of speeds, from, to m)
 
 
 @dataclass(slots=True)
@@ -171,11 +162,10 @@ class Finder:
     def _chain(self, view: TrackView, road: Road, head: int, members: I64) -> Chain:
         tail = int(members[self._way[members].argmax()])
         n = _parts(members, view.lane, view.along, view.length, view.speed, self._ints, self._reals)
-        found = zip(self._ints[:n].tolist(), self._reals[:n].tolist(), strict=True)
-        parts = [Part(lane, n_there, speeds, low, high, last) for (lane, n_there, last), (speeds, low, high) in found]
+        parts = list(zip(self._ints[:n].tolist(), self._reals[:n].tolist(), strict=True))
         where: dict[int, list[float]] = {}
-        for part in parts:
-            widen(where, road.lanes.link.item(part.lane), part.low, part.high)
+        for (lane, _, _), (_, low, high) in parts:
+            widen(where, road.lanes.link.item(lane), low, high)
         length = self._way.item(tail) + view.length.item(tail)
         return Chain(head, tail, len(members), length, float(view.speed[members].sum()), where, parts)
 

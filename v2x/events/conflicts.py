@@ -26,7 +26,9 @@ _CYCLIST: Final = 7
 _LENGTH: Final = 4.5  # of a car; where a track has none
 _WIDTH: Final = 1.8
 _FOOT: Final = 0.5
+_ROOM: Final = 4.0  # m about two vehicles' half lengths: their widths, and a length that is not known
 _CELL_M: Final = 64.0  # how far two at 15 m/s close in before the time to collision is over
+_STRIDE: Final = 1 << 24  # cells of +-500,000 km fit
 _ARC_S: Final = 0.1
 _ROADWAY: Final = int(MOTOR) | 1 << int(LaneKind.CROSSWALK)
 _NONE: Final = 1e9
@@ -49,6 +51,24 @@ def _size(row: int, tracks: Any) -> tuple[float, float]:
 
 
 @helper
+def _axis(x: int, sa: float, ca: float, sb: float, cb: float) -> tuple[float, float]:
+    """Return one of the four directions in which two rectangles can be told apart."""
+    if x == 0:
+        return sa, ca
+    if x == 1:
+        return ca, -sa
+    if x == 2:
+        return sb, cb
+    return cb, -sb
+
+
+@helper
+def _reach(nx: float, ny: float, size: tuple[float, float], s: float, c: float) -> Any:
+    """Return half the extent of a rectangle (half length, half width; sine and cosine of its heading) along an axis."""
+    return size[0] * abs(nx * s + ny * c) + size[1] * abs(nx * c - ny * s)
+
+
+@helper
 def _apart(a: int, b: int, tracks: Any) -> Any:
     """Return by how much the outlines of two tracks are apart, m: the widest gap along an axis; below 0 they overlap.
 
@@ -57,16 +77,12 @@ def _apart(a: int, b: int, tracks: Any) -> Any:
     east, north, heading = tracks[4], tracks[5], tracks[9]
     widest = -_NONE
     dx, dy = east[b] - east[a], north[b] - north[a]
-    al, aw = _size(a, tracks)
-    bl, bw = _size(b, tracks)
-    ua = np.radians(heading[a])
-    ub = np.radians(heading[b])
+    ours, theirs = _size(a, tracks), _size(b, tracks)
+    ua, ub = np.radians(heading[a]), np.radians(heading[b])
+    sa, ca, sb, cb = np.sin(ua), np.cos(ua), np.sin(ub), np.cos(ub)
     for x in range(4):
-        angle = (ua if x < 2 else ub) + (x % 2) * 0.5 * np.pi
-        nx, ny = np.sin(angle), np.cos(angle)
-        reach = al * abs(nx * np.sin(ua) + ny * np.cos(ua)) + aw * abs(nx * np.cos(ua) - ny * np.sin(ua))
-        reach += bl * abs(nx * np.sin(ub) + ny * np.cos(ub)) + bw * abs(nx * np.cos(ub) - ny * np.sin(ub))
-        widest = max(widest, abs(dx * nx + dy * ny) - reach)
+        nx, ny = _axis(x, sa, ca, sb, cb)
+        widest = max(widest, abs(dx * nx + dy * ny) - _reach(nx, ny, ours, sa, ca) - _reach(nx, ny, theirs, sb, cb))
     return widest
 
 
@@ -121,6 +137,10 @@ def followers(
         if j < 0 or drives[i] == 0 or speed[i] < p[k.P_MISS_MIN] or cond[i, k.NEAR_MISS] == k.FROZEN:
             continue
         room = gap[i]
+        de, dn = vel_e[i] - vel_e[j], vel_n[i] - vel_n[j]
+        most = de * de + dn * dn  # they close in no faster than this, squared
+        if most < p[k.P_MISS_MIN] * p[k.P_MISS_MIN] or room * room > most * p[k.P_MISS_TTC] * p[k.P_MISS_TTC]:
+            continue
         at, to = lane[i], lane[j]
         if room <= 0.0 or mature[i] == 0 or mature[j] == 0:
             continue
@@ -167,16 +187,13 @@ def _meet(a: int, b: int, dx: float, dy: float, wx: float, wy: float, inside: fl
     (dx, dy): from ``a`` to ``b``, m; (wx, wy): the constant velocity of ``b`` seen from ``a``, m/s.
     """
     heading = tracks[9]
-    al, aw = _size(a, tracks)
-    bl, bw = _size(b, tracks)
-    ua = np.radians(heading[a])
-    ub = np.radians(heading[b])
+    ours, theirs = _size(a, tracks), _size(b, tracks)
+    ua, ub = np.radians(heading[a]), np.radians(heading[b])
+    sa, ca, sb, cb = np.sin(ua), np.cos(ua), np.sin(ub), np.cos(ub)
     enter, leave = 0.0, _NONE
     for x in range(4):
-        angle = (ua if x < 2 else ub) + (x % 2) * 0.5 * np.pi
-        nx, ny = np.sin(angle), np.cos(angle)
-        reach = al * abs(nx * np.sin(ua) + ny * np.cos(ua)) + aw * abs(nx * np.cos(ua) - ny * np.sin(ua))
-        reach += bl * abs(nx * np.sin(ub) + ny * np.cos(ub)) + bw * abs(nx * np.cos(ub) - ny * np.sin(ub))
+        nx, ny = _axis(x, sa, ca, sb, cb)
+        reach = _reach(nx, ny, ours, sa, ca) + _reach(nx, ny, theirs, sb, cb)
         reach -= inside
         place, rate = dx * nx + dy * ny, wx * nx + wy * ny
         if abs(rate) < 1e-9:
@@ -218,24 +235,24 @@ def _meet_turning(a: int, b: int, until: float, tracks: Any, reals: Any) -> Any:
 
 
 @helper
-def _judge(a: int, b: int, foot: bool, tracks: Any, p: Any, ints: Any, reals: Any, cond: Any) -> None:
+def _judge(
+    a: int, b: int, foot: bool, latest: float, tracks: Any, grid: Any, p: Any, ints: Any, reals: Any, cond: Any
+) -> None:
     """Judge one pair whose ways cross; ``foot``: ``a`` is on foot or on a bicycle, and ``b`` a vehicle."""
-    ids, speed, heading = tracks[0], tracks[8], tracks[9]
-    if not foot and abs(np.cos(np.radians(heading[a] - heading[b]))) > p[k.P_MISS_COS]:
+    ids, cls, east, north = tracks[0], tracks[1], tracks[4], tracks[5]
+    ve, vn, speed = tracks[6], tracks[7], tracks[8]
+    dx, dy = east[b] - east[a], north[b] - north[a]
+    we, wn = ve[b] - ve[a], vn[b] - vn[a]
+    if not foot and abs(ve[a] * ve[b] + vn[a] * vn[b]) > p[k.P_MISS_COS] * speed[a] * speed[b]:
         return
-    dx, dy = tracks[4][b] - tracks[4][a], tracks[5][b] - tracks[5][a]
-    ve, vn = tracks[6], tracks[7]
-    ttc = _meet(a, b, dx, dy, ve[b] - ve[a], vn[b] - vn[a], p[k.P_MISS_IN], tracks)
+    ttc = _meet(a, b, dx, dy, we, wn, p[k.P_MISS_IN], tracks)
     halt = p[k.P_MISS_HALT]
-    if tracks[1][a] == _PEDESTRIAN and ttc > halt:  # it may stop: what then?
-        dx, dy = dx + halt * (ve[b] - ve[a]), dy + halt * (vn[b] - vn[a])
-        ttc = halt + _meet(a, b, dx, dy, ve[b], vn[b], p[k.P_MISS_IN], tracks)
-    if ttc <= 0.0 or ttc > p[k.P_MISS_TTC]:
+    if cls[a] == _PEDESTRIAN and ttc > halt:  # it may stop: what then?
+        ttc = halt + _meet(a, b, dx + halt * we, dy + halt * wn, ve[b], vn[b], p[k.P_MISS_IN], tracks)
+    if ttc <= 0.0 or ttc > latest or not _meet_turning(a, b, ttc, tracks, reals):
         return
-    # Either of two vehicles may brake; for who walks only the vehicle can.
-    need = speed[b] / (2.0 * ttc) if foot else min(speed[a], speed[b]) / (2.0 * ttc)
-    if need < p[k.P_MISS_NEED] or not _meet_turning(a, b, ttc, tracks, reals):
-        return
+    if foot and cover_one(east[a], north[a], _ROADWAY, -0.2, grid[0], grid[1], grid[2], grid[3], grid[4]) < 0:
+        return  # beside the road
     row, other = (b, a) if foot or b < a else (a, b)
     _note(row, ids[other], ttc, ints, reals, cond)
 
@@ -243,19 +260,15 @@ def _judge(a: int, b: int, foot: bool, tracks: Any, p: Any, ints: Any, reals: An
 @helper
 def crossers(tracks: Any, grid: Any, lived: Any, mature: Any, p: Any, ints: Any, reals: Any, cond: Any) -> None:
     """Judge NEAR_MISS across: pairs of which one is in a junction (on no lane), or on foot in the road."""
-    cls, east, north, speed, lane = tracks[1], tracks[4], tracks[5], tracks[8], tracks[10]
-    xy, seg_lane, keys, start, items = grid
+    cls, east, north, ve, vn = tracks[1], tracks[4], tracks[5], tracks[6], tracks[7]
+    length, speed, lane = tracks[2], tracks[8], tracks[10]
     count = speed.shape[0]
     asks = np.empty(count, np.int64)
     n = 0
     for i in range(count):
-        if not mature[i] or cond[i, k.NEAR_MISS] == k.FROZEN:
+        if mature[i] == 0 or cond[i, k.NEAR_MISS] == k.FROZEN:
             continue
-        if _walks(cls[i]):
-            if cover_one(east[i], north[i], _ROADWAY, -0.2, xy, seg_lane, keys, start, items) >= 0:
-                asks[n] = i
-                n += 1
-        elif lane[i] < 0 and speed[i] >= p[k.P_MISS_MIN] and lived[i] >= p[k.P_MISS_AGE]:
+        if _walks(cls[i]) or (lane[i] < 0 and speed[i] >= p[k.P_MISS_MIN] and lived[i] >= p[k.P_MISS_AGE]):
             asks[n] = i
             n += 1
     if n == 0:
@@ -265,27 +278,42 @@ def crossers(tracks: Any, grid: Any, lived: Any, mature: Any, p: Any, ints: Any,
         size *= 2
     first = np.full(size, -1, np.int64)
     after = np.empty(count, np.int64)
+    cell = np.empty(count, np.int64)
     for i in range(count - 1, -1, -1):
         moves = speed[i] >= p[k.P_MISS_MIN] and lived[i] >= p[k.P_MISS_AGE] and mature[i] != 0
         if moves and not _walks(cls[i]) and cond[i, k.NEAR_MISS] != k.FROZEN:
-            at = _bucket(np.floor(east[i] / _CELL_M), np.floor(north[i] / _CELL_M), size)
+            cell[i] = _cell(east[i], north[i])
+            at = _bucket(cell[i], size)
             after[i] = first[at]
             first[at] = i
     for x in range(n):
         a = asks[x]
         foot = _walks(cls[a])
-        ca, cb = np.floor(east[a] / _CELL_M), np.floor(north[a] / _CELL_M)
+        middle = _cell(east[a], north[a])
         for de in range(-1, 2):
             for dn in range(-1, 2):
-                b = first[_bucket(ca + de, cb + dn, size)]
+                here = middle + de * _STRIDE + dn
+                b = first[_bucket(here, size)]
                 while b >= 0:
                     # Another cell may fall into the bucket; of two that both ask, the smaller row does.
-                    here = np.floor(east[b] / _CELL_M) == ca + de and np.floor(north[b] / _CELL_M) == cb + dn
-                    if here and b != a and (foot or lane[b] >= 0 or a < b):
-                        _judge(a, b, foot, tracks, p, ints, reals, cond)
+                    if cell[b] == here and b != a and (foot or lane[b] >= 0 or a < b):
+                        # Later than this they cannot meet and still have to brake hard for it. Of two vehicles either
+                        # may brake; for who walks only the vehicle can.
+                        latest = (speed[b] if foot else min(speed[a], speed[b])) / (2.0 * p[k.P_MISS_NEED])
+                        latest = min(latest, p[k.P_MISS_TTC])
+                        dx, dy = east[b] - east[a], north[b] - north[a]
+                        we, wn = ve[b] - ve[a], vn[b] - vn[a]
+                        reach = _ROOM + (length[a] + length[b]) / 2 + latest * np.sqrt(we * we + wn * wn)
+                        if dx * we + dy * wn < 0.0 and dx * dx + dy * dy <= reach * reach:
+                            _judge(a, b, foot, latest, tracks, grid, p, ints, reals, cond)
                     b = after[b]
 
 
 @helper
-def _bucket(i: float, j: float, size: int) -> Any:
-    return (np.int64(i) * 73856093 ^ np.int64(j) * 19349663) & (size - 1)
+def _cell(east: float, north: float) -> Any:
+    return np.int64(np.floor(east / _CELL_M)) * _STRIDE + np.int64(np.floor(north / _CELL_M))
+
+
+@helper
+def _bucket(cell: int, size: int) -> Any:
+    return (cell * 0x9E3779B1 >> 16) & (size - 1)

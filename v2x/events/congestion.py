@@ -193,6 +193,7 @@ class Congestion:
                 needed = int(self.rule.limit("signal_dwell_ms"))
             started = not jam.event_id and jam.held >= needed
             if jam.event_id or started:
+                self._measure_lanes(jam, chains, dt, view)
                 changes.append(JamChange(jam, started=started, ended=False))
         self._past = [row for row in self._past if self.now - row[0] <= PAST_MS]
         for jam in list(self.jams):
@@ -223,26 +224,26 @@ class Congestion:
         jam.head_lane = view.lane.item(longest.head)
         jam.tail_link = road.lanes.link.item(view.lane.item(longest.tail))
         jam.tracks = sorted(view.id.item(c.head) for c in chains)
-        self._measure_lanes(jam, chains, share, view)
         self._measure_growth(jam, dt)
 
-    def _measure_lanes(self, jam: Jam, chains: list[Chain], share: float, view: TrackView) -> None:
-        """Tell the lanes apart (a chain may cover several, a lane be covered by several)."""
-        parts: dict[int, list[float]] = {}  # lane -> count, sum of speeds, from, to, tail
-        for part in (p for c in chains for p in c.lanes):
-            one = parts.setdefault(part.lane, [0, 0.0, part.low, part.high, part.tail])
-            one[0], one[1] = one[0] + part.count, one[1] + part.speed_sum
-            if part.low < one[2]:
-                one[2], one[4] = part.low, part.tail
-            one[3] = max(one[3], part.high)
+    def _measure_lanes(self, jam: Jam, chains: list[Chain], dt: int, view: TrackView) -> None:
+        """Tell the lanes of an event apart (a chain may cover several, a lane be covered by several)."""
+        share = min(1.0, dt / SPEED_TAU_MS)
+        parts: dict[int, list[float]] = {}  # lane -> vehicles, sum of speeds, from, to, row of the last
+        for (lane, count, tail), (speeds, low, high) in (part for chain in chains for part in chain.lanes):
+            one = parts.setdefault(lane, [0, 0.0, low, high, tail])
+            one[0], one[1] = one[0] + count, one[1] + speeds
+            if low < one[2]:
+                one[2], one[4] = low, tail
+            one[3] = max(one[3], high)
         old, jam.lanes = jam.lanes, {}
-        for lane, (count, speeds, low, high, tail) in sorted(parts.items()):
-            speed, was = speeds / count, old.get(lane)
+        for lane, (vehicles, total, low, high, last) in sorted(parts.items()):
+            speed, was = total / vehicles, old.get(lane)
             if was is not None:
                 speed = was.speed + share * (speed - was.speed)
-            place = view.east.item(int(tail)), view.north.item(int(tail))
+            place = view.east.item(int(last)), view.north.item(int(last))
             level = self._level(speed, was.level if was is not None else 0)
-            jam.lanes[lane] = LaneJam(speed, level, int(count), high - low, place)
+            jam.lanes[lane] = LaneJam(speed, level, int(vehicles), high - low, place)
 
     def _measure_growth(self, jam: Jam, dt: int) -> None:
         """Follow the queue by an exponential mean: by how much it is behind says how fast the queue grows."""

@@ -318,7 +318,9 @@ def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: 
                     ints[i, HELD + r] = 0
                     ints[i, SINCE + r] = 0
                 continue
-            if c == NO or (c == BAND and ints[i, SINCE + r] == 0):
+            if c != YES and ints[i, SINCE + r] == 0:
+                continue
+            if c == NO:
                 ints[i, HELD + r] = 0
                 ints[i, SINCE + r] = 0
                 continue

@@ -89,12 +89,12 @@ def _remember(now: int, dt: int, view: Any, ints: Any, reals: Any, times: Any) -
         for x in range(k.HISTORY - 1):
             reals[row, x] = reals[row, x + 1]
         reals[row, k.HISTORY - 1] = speed[row]
-        was = reals[row, k.VEL_E], reals[row, k.VEL_N]
-        if reals[row, k.HISTORY - 2] < _TURNS_MPS or speed[row] < _TURNS_MPS or dt <= 0:
+        old_e, old_n = reals[row, k.VEL_E], reals[row, k.VEL_N]
+        onward = old_e * vel_e[row] + old_n * vel_n[row]
+        if reals[row, k.HISTORY - 2] < _TURNS_MPS or speed[row] < _TURNS_MPS or dt <= 0 or onward <= 0.0:
             reals[row, k.TURN] = 0.0
-        else:  # to the left
-            sine = was[0] * vel_n[row] - was[1] * vel_e[row]
-            turn = np.arctan2(sine, was[0] * vel_e[row] + was[1] * vel_n[row]) * 1000.0 / dt
+        else:  # to the left; within a step the angle is its tangent
+            turn = (old_e * vel_n[row] - old_n * vel_e[row]) * 1000.0 / (onward * dt)
             reals[row, k.TURN] += _TURN_SHARE * (turn - reals[row, k.TURN])
         reals[row, k.EAST], reals[row, k.NORTH] = east[row], north[row]
         reals[row, k.VEL_E], reals[row, k.VEL_N] = vel_e[row], vel_n[row]
