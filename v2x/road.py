@@ -58,6 +58,7 @@ _LAT_NONE: Final = 900000001
 _SPEED_NONE: Final = 8191
 _SPEED_UNIT: Final = 0.02
 _LONGER_M: Final = 1.0
+_RIGHT: Final = 4  # AllowedManeuvers
 
 _NOWHERE: Final = np.zeros((0, 2))
 _NO_PIECE: Final = Piece.cut(_NOWHERE, DEFAULT_WIDTH_M / 2, LaneKind.VEHICLE)
@@ -79,6 +80,7 @@ class Lanes:
     length: F64  # m; 0: gone from the map
     signal: npt.NDArray[np.bool_]  # a phase controls its end
     junction: npt.NDArray[np.bool_]  # ends where traffic must give way: a signal, or several links leave or meet
+    right: npt.NDArray[np.bool_]  # one may turn right from it, or MAP does not say where to
 
     def __len__(self) -> int:
         """Return the number of lanes."""
@@ -176,11 +178,12 @@ class Road:
         count = len(self._order)
         ints = np.zeros((4, count), dtype=np.int32)
         reals = np.zeros((4, count))
-        signal = np.zeros(count, dtype=np.bool_)
+        signal, right = np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
         lines: list[F64] = []
         pieces: list[Piece] = []
         self.phases: list[tuple[tuple[int, int, int], ...]] = []  # (region, node, phase) by lane
         self.link_lanes: list[tuple[int, ...]] = [() for _ in self.links]
+        self.node_lanes: dict[NodeKey, tuple[int, ...]] = {}  # that end at a node and have phases
         where = {name: i for i, name in enumerate(self.links)}
         for i, (name, lane_id) in enumerate(self._order):
             ints[0, i], ints[1, i] = where[name], lane_id
@@ -203,34 +206,47 @@ class Road:
                 ids = {int(m["phase_id"]) for m in link.raw["movements"] if m["phase_id"]}
             self.phases.append(tuple((*link.node, phase) for phase in sorted(ids)))
             signal[i] = bool(ids)
+            turns = [int(c["maneuver"]) for c in raw["connections"]]
+            right[i] = not turns or any(turn & _RIGHT or not turn for turn in turns)
+            if ids:
+                self.node_lanes[link.node] = (*self.node_lanes.get(link.node, ()), i)
         self._connect(where)
         junction = signal | self._junctions(ints[0])
-        self.lanes = Lanes(ints[0], ints[1], ints[2], ints[3], reals[0], reals[1], reals[2], reals[3], signal, junction)
+        self.lanes = Lanes(
+            ints[0], ints[1], ints[2], ints[3], reals[0], reals[1], reals[2], reals[3], signal, junction, right
+        )
         self.lines = lines
         self.segments = Segments.build(pieces)
         self.seg_start = np.searchsorted(self.segments.lane, np.arange(count + 1)).astype(np.int32)  # by lane
         self.link_length = np.array([max((reals[3, i] for i in own), default=0.0) for own in self.link_lanes])
 
     def _connect(self, where: Mapping[str, int]) -> None:
-        """Build ``ahead`` (lane -> lanes) and ``down``/``up`` (link -> links)."""
+        """Build ``ahead``, ``ways`` (lane -> lanes; with phase and maneuvers) and ``down``/``up`` (link -> links)."""
         between: dict[tuple[NodeKey, NodeKey], list[str]] = {}
         for name, link in self._store.items():
             between.setdefault((link.up, link.node), []).append(name)
         self.ahead: list[tuple[int, ...]] = [() for _ in self._order]
+        self.ways: list[tuple[tuple[int, int, int], ...]] = [() for _ in self._order]
         down: list[set[int]] = [set() for _ in self.links]
         up: list[set[int]] = [set() for _ in self.links]
         lanes = [(name, i, link, lane) for name, link in self._store.items() for i, lane in link.lanes.items()]
         for name, lane_id, link, lane in lanes:
-            found: set[int] = set()
+            found: set[tuple[int, int, int]] = set()
             for way in lane.raw["connections"]:
                 for after in between.get((link.node, (int(way["remote_region"]), int(way["remote_node"]))), ()):
                     down[where[name]].add(where[after])
                     up[where[after]].add(where[name])
                     ids = [int(way["remote_lane"])] if way["remote_lane"] else self._store[after].lanes
-                    found |= {self._index[after, i] for i in ids if (after, i) in self._index}
-            self.ahead[self._index[name, lane_id]] = tuple(sorted(found))
+                    how = int(way["phase_id"]), int(way["maneuver"])
+                    found |= {(self._index[after, i], *how) for i in ids if (after, i) in self._index}
+            self.ways[self._index[name, lane_id]] = tuple(sorted(found))
+            self.ahead[self._index[name, lane_id]] = tuple(sorted({way[0] for way in found}))
         self.ahead_start = np.cumsum([0, *map(len, self.ahead)]).astype(np.int32)
         self.ahead_items = np.array([i for own in self.ahead for i in own], dtype=np.int32)
+        turns = [{way[0] for way in own if way[2] & _RIGHT} for own in self.ways]
+        self.ahead_right = np.array(
+            [i in turn for own, turn in zip(self.ahead, turns, strict=True) for i in own], dtype=np.bool_
+        )
         self.down = [tuple(sorted(s)) for s in down]
         self.up = [tuple(sorted(s)) for s in up]
 

@@ -38,13 +38,21 @@ def _rule(rule: Rule) -> str:
     text = f"## {rule.kind}" + (f", GB/T 29100 code {rule.code}" if rule.code else ", no GB/T 29100 code")
     text += f"\n\n{rule.what}. Level: {rule.level_rule}. Confidence of our own detection: {rule.confidence / 2:g} %.\n"
     if not rule.limits:
-        return text + "\nNot detected by fusion: others report it (RSI, BSM, poles).\n"
-    text += (
-        f"\nBegins after {rule.dwell_ms / 1000:g} s, ends after {rule.end_ms / 1000:g} s without it "
-        f"(or {rule.lost_ms / 1000:g} s unseen); then silent for {rule.cooldown_ms / 1000:g} s for the same track. "
-        f"Reports within {rule.merge_m:g} m are the same incident.\n\n"
-    )
+        return text + f"\nNot detected by fusion: others report it (RSI). Tests: {rule.tests}.\n"
+    text += f"\nBegins after {rule.dwell_ms / 1000:g} s, ends after {rule.end_ms / 1000:g} s without it"
+    if rule.lost_ms:
+        text += f" (or {rule.lost_ms / 1000:g} s unseen)"
+    if rule.cooldown_ms:
+        text += f"; then silent for {rule.cooldown_ms / 1000:g} s for the same track"
+    text += f". Reports within {rule.merge_m:g} m are the same incident"
+    text += f", as are {_others(rule)}" if _others(rule) else ""
+    text += f". Tests: {rule.tests}.\n\n"
     return text + _table(("threshold", "value", "source"), (_limit(n, v) for n, v in rule.limits.items()))
+
+
+def _others(rule: Rule) -> str:
+    """Return the kinds that a kind is one incident with."""
+    return " and ".join(other.kind for other in RULES if other.group == rule.group and other is not rule)
 
 
 def _short(text: str, most: int = 32) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from v2x.columns import Table
 from v2x.events import Detector, EventChange
 from v2x.fusion.view import TrackView
 from v2x.geo import LocalFrame
@@ -144,6 +145,7 @@ class World:
         self.det = Detector(config, "Z", self.road)
         self.changes: list[tuple[float, EventChange]] = []
         self.t = 0.0
+        self.own = True  # whether SPAT is of the zone's own devices
 
     def view(self, cars: list[Car], t: float) -> TrackView:
         live = sorted((c for c in cars if c.alive(t)), key=lambda c: c.id)
@@ -178,6 +180,13 @@ class World:
             self.changes += [(self.t, c) for c in step]
             self.t = round(self.t + 0.1, 6)
 
+    def spat(self, t: float, *crossings: dict[str, Any], device: str = "RSU-1") -> None:
+        """Say a SPAT: dicts as Spat.intersections (status 0 unless given)."""
+        self.det.spat(device, T0 + round(t * 1000), 0, *spat_tables(crossings), own=self.own)
+
+    def light(self, t: float, light: int, phase: int = 1, node: int = 21) -> None:
+        self.spat(t, {"region": 1, "node": node, "phases": [{"phase_id": phase, "light": light}]})
+
     def of(self, *kinds: str) -> list[tuple[float, EventChange]]:
         return [(t, c) for t, c in self.changes if c.kind in kinds]
 
@@ -186,6 +195,22 @@ class World:
 
     def told(self) -> list[str]:
         return [f"{c.kind} {c.status}" for _, c in self.changes]
+
+
+def spat_tables(crossings: Any) -> tuple[Table, Table]:
+    """The batch decoder's tables of one SPAT."""
+    nodes = [[c["region"], c["node"], c.get("status", 0)] for c in crossings]
+    rows = [(i, [p["phase_id"], p["light"]]) for i, c in enumerate(crossings) for p in c["phases"]]
+
+    def table(name: str, fields: tuple[str, ...], data: Any, parent: Any) -> Table:
+        columns = np.array(data, dtype=np.int64).reshape(-1, len(fields))
+        zeros = np.zeros(len(columns), dtype=np.int32)
+        return Table(name, fields, columns, zeros, np.array(parent, dtype=np.int32))
+
+    return (
+        table("spat.intersections", ("region", "node", "status"), nodes, [0] * len(nodes)),
+        table("spat.intersections.phases", ("phase_id", "light"), [r for _, r in rows], [i for i, _ in rows]),
+    )
 
 
 def rte(t: float, code: int, x: float, lane: int = 2, **over: Any) -> dict[str, Any]:
@@ -199,9 +224,12 @@ def rte(t: float, code: int, x: float, lane: int = 2, **over: Any) -> dict[str, 
     return row | over
 
 
-def bsm(t: float, x: float, lane: int = 2, flags: int = 0, lights: int = 0, device: str = "OBU-1") -> dict[str, Any]:
+def bsm(
+    t: float, x: float, lane: int = 2, flags: int = 0, lights: int = 0, device: str = "OBU-1", **over: Any
+) -> dict[str, Any]:
     lat, lon = FRAME.e7(x, lane_y(lane))
-    return {
+    row = {
         "device": device, "ts_ms": T0 + round(t * 1000), "temp_id": "aa", "lat": lat, "lon": lon,
-        "event_flags": flags, "lights": lights,
+        "event_flags": flags, "lights": lights, "abs": 2, "traction": 2, "scs": 2,
     }  # fmt: skip
+    return row | over

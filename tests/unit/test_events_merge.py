@@ -23,7 +23,7 @@ from tests.unit.events_world import (
     street_nodes,
 )
 from v2x.events import Detector
-from v2x.events.detector import FLAG_DISABLED, FLAG_HARD_BRAKING, FLAG_HAZARD, LIGHT_HAZARD
+from v2x.events.witness import FLAG_DISABLED, FLAG_HARD_BRAKING, FLAG_HAZARD, LIGHT_HAZARD
 
 
 def motorway() -> World:
@@ -259,12 +259,7 @@ def test_four_are_no_queue_and_slow_but_loose_traffic_is_none():
 def test_a_queue_at_a_red_light_is_none():
     w = World(street_nodes())
     cars = [parked(i, 297.0 - 7.0 * i, lane=1, arrives=2.0 + 2 * i, speed=12.0) for i in range(9)]
-
-    def red(t):
-        light = {"region": 1, "node": 21, "status": 0, "phases": [{"phase_id": 1, "light": 3}]}
-        w.det.spat(T0 + round(t * 1000), [light])
-
-    w.run(cars, 60.0, red)
+    w.run(cars, 60.0, lambda t: w.light(t, 3))
     assert w.changes == []
 
 
@@ -273,14 +268,9 @@ def test_before_a_signal_only_what_outlasts_every_cycle_is_congestion(head):
     """On green a queue dissolves from its front; its rest stands away from the stop line."""
     w = World(street_nodes())
     cars = [parked(i, head - 7.0 * i, lane=1, arrives=2.0 + 2 * i, speed=12.0) for i in range(9)]
-
-    def green(t):
-        light = {"region": 1, "node": 21, "status": 0, "phases": [{"phase_id": 1, "light": 6}]}
-        w.det.spat(T0 + round(t * 1000), [light])
-
-    w.run(cars, 100.0, green)
+    w.run(cars, 100.0, lambda t: w.light(t, 6))
     assert not w.of("CONGESTION")
-    w.run(cars, 195.0, green)
+    w.run(cars, 195.0, lambda t: w.light(t, 6))
     assert len(w.ids("CONGESTION")) == 1
 
 

@@ -139,16 +139,12 @@ def test_an_outage_of_the_input_is_no_dwell():
 
 
 # -- red lights and queues --------------------------------------------------------------------------------------------
-def spat(t: float, light: int):
-    return T0 + round(t * 1000), [{"region": 1, "node": 21, "status": 0, "phases": [{"phase_id": 1, "light": light}]}]
-
-
 def test_standing_at_a_red_light_is_none_and_neither_is_the_queue_behind():
     w = World(street_nodes())
     cars = [parked(i, 297.0 - 7.0 * i, lane=1, arrives=2.0 + i, speed=12.0, leaves=45.0 + i) for i in range(1, 5)]
 
     def red(t):
-        w.det.spat(*spat(t, 3 if t < 44.0 else 6))
+        w.light(t, 3 if t < 44.0 else 6)
 
     w.run(cars, 60.0, red)
     assert w.changes == []
@@ -158,7 +154,7 @@ def test_who_stays_when_the_light_is_long_green_is_one():
     w = World(street_nodes())
 
     def light(t):
-        w.det.spat(*spat(t, 3 if t < 10.0 else 6))
+        w.light(t, 3 if t < 10.0 else 6)
 
     w.run([parked(1, 290.0, lane=1, speed=12.0)], 40.0, light)
     assert w.told()[0] == "STOPPED_VEHICLE ADDED"
@@ -167,13 +163,13 @@ def test_who_stays_when_the_light_is_long_green_is_one():
 
 def test_who_waits_on_permissive_green_for_others_to_pass_is_none():
     w = World(street_nodes())
-    w.run([parked(1, 290.0, lane=1, speed=12.0)], 50.0, lambda t: w.det.spat(*spat(t, 5)))
+    w.run([parked(1, 290.0, lane=1, speed=12.0)], 50.0, lambda t: w.light(t, 5))
     assert w.changes == []
 
 
 def test_a_vehicle_that_stands_mid_link_is_one_even_on_red():
     w = World(street_nodes())
-    w.run([parked(1, 150.0, lane=1, speed=12.0)], 10.0, lambda t: w.det.spat(*spat(t, 3)))
+    w.run([parked(1, 150.0, lane=1, speed=12.0)], 10.0, lambda t: w.light(t, 3))
     assert w.told() == ["STOPPED_VEHICLE ADDED"]
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from math import hypot
 from typing import Any, Final
 
-from v2x.events.catalogue import REPORT_EXPIRY_MS, Rule
-from v2x.events.model import OpenEvent, Place, Source
+from v2x.events.catalogue import Rule
+from v2x.events.model import REPORT_EXPIRY_MS, OpenEvent, Place, Source
 
 WORD_MS: Final = 3_000  # a neighbour's word of an event holds this long; by a border it speaks ten times a second
 

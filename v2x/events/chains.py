@@ -24,6 +24,9 @@ _L = "int64[::1]"
 _I = "int32[::1]"
 
 
+Part = tuple[list[int], list[float]]  # on one lane: (lane, vehicles, row of the last) and (sum of speeds, from, to m)
+
+
 @dataclass(slots=True)
 class Chain:
     """A row of slow vehicles."""
@@ -34,6 +37,7 @@ class Chain:
     length: float  # m, from the front of the head to the rear of the tail
     speed_sum: float
     spans: dict[int, list[float]]  # link -> [from, to] m along
+    lanes: list[Part]  # what is on each lane
 
 
 @helper
@@ -98,21 +102,24 @@ def _find(
     return found
 
 
-@kernel(f"int64({_L}, {_I}, {_D}, {_D}, {_I}, int64[::1], float64[:, ::1])")
-def _spans(members: Any, lane: Any, along: Any, length: Any, lane_link: Any, links: Any, spans: Any) -> Any:
-    """Write the links that members are on, in order of the members, with [from, to] m along each; return how many."""
+@kernel(f"int64({_L}, {_I}, {_D}, {_D}, {_D}, int64[:, ::1], float64[:, ::1])")
+def _parts(members: Any, lane: Any, along: Any, length: Any, speed: Any, ints: Any, reals: Any) -> Any:
+    """Write what is on each lane, in order of members: (lane, count, tail), (speeds, from, to); return how many."""
     found = 0
     for row in members:
-        link = lane_link[lane[row]]
         rear, front = along[row] - length[row] / 2, along[row] + length[row] / 2
         x = 0
-        while x < found and links[x] != link:
+        while x < found and ints[x, 0] != lane[row]:
             x += 1
         if x == found:
-            links[x], spans[x, 0], spans[x, 1] = link, rear, front
+            ints[x, 0], ints[x, 1], ints[x, 2] = lane[row], 0, row
+            reals[x, 0], reals[x, 1], reals[x, 2] = 0.0, rear, front
             found += 1
-        else:
-            spans[x, 0], spans[x, 1] = min(spans[x, 0], rear), max(spans[x, 1], front)
+        ints[x, 1] += 1
+        reals[x, 0] += speed[row]
+        if rear < reals[x, 1]:
+            reals[x, 1], ints[x, 2] = rear, row
+        reals[x, 2] = max(reals[x, 2], front)
     return found
 
 
@@ -124,8 +131,8 @@ class Finder:
         self._way: F64 = np.zeros(0)
         self._members: I64 = np.zeros(0, dtype=np.int64)
         self._ends: I64 = np.zeros(0, dtype=np.int64)
-        self._links: I64 = np.zeros(0, dtype=np.int64)
-        self._spans: F64 = np.zeros((0, 2))
+        self._ints: I64 = np.zeros((0, 3), dtype=np.int64)
+        self._reals: F64 = np.zeros((0, 3))
 
     def chains(
         self, view: TrackView, road: Road, lead: I64, gap: F64, hot: Flags, speeds: tuple[float, float], reach: float,
@@ -141,7 +148,7 @@ class Finder:
         if len(self._way) < n:
             self._way, self._members = np.zeros(2 * n), np.zeros(2 * n, dtype=np.int64)
             self._ends = np.zeros(4 * n, dtype=np.int64)
-            self._links, self._spans = np.zeros(2 * n, dtype=np.int64), np.zeros((2 * n, 2))
+            self._ints, self._reals = np.zeros((2 * n, 3), dtype=np.int64), np.zeros((2 * n, 3))
         found = _find(
             view.lane, view.cls, view.speed, view.length, lead, gap, lanes.kind, lanes.link, lanes.signal, hot, *speeds,
             reach, least, self._way, self._members, self._ends,
@@ -154,7 +161,18 @@ class Finder:
 
     def _chain(self, view: TrackView, road: Road, head: int, members: I64) -> Chain:
         tail = int(members[self._way[members].argmax()])
-        n = _spans(members, view.lane, view.along, view.length, road.lanes.link, self._links, self._spans)
-        where = dict(zip(self._links[:n].tolist(), self._spans[:n].tolist(), strict=True))
+        n = _parts(members, view.lane, view.along, view.length, view.speed, self._ints, self._reals)
+        parts = list(zip(self._ints[:n].tolist(), self._reals[:n].tolist(), strict=True))
+        where: dict[int, list[float]] = {}
+        for (lane, _, _), (_, low, high) in parts:
+            widen(where, road.lanes.link.item(lane), low, high)
         length = self._way.item(tail) + view.length.item(tail)
-        return Chain(head, tail, len(members), length, float(view.speed[members].sum()), where)
+        return Chain(head, tail, len(members), length, float(view.speed[members].sum()), where, parts)
+
+
+def widen(spans: dict[int, list[float]], link: int, low: float, high: float) -> None:
+    """Let the span of a link reach from ``low`` to ``high`` m along, at least."""
+    if link in spans:
+        spans[link] = [min(spans[link][0], low), max(spans[link][1], high)]
+    else:
+        spans[link] = [low, high]

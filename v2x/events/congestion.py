@@ -10,14 +10,14 @@ that meet become the older one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from v2x.events.catalogue import Rule
-from v2x.events.chains import Chain, Finder, Flags
+from v2x.events.chains import Chain, Finder, Flags, widen
 from v2x.fusion.layout import BEYOND
 from v2x.fusion.view import TrackView
 from v2x.geo import F64
@@ -27,8 +27,20 @@ I64 = npt.NDArray[np.int64]
 
 NEAR_M: Final = 100.0  # jams (and chains side by side) nearer than this along a link are one
 SPEED_TAU_MS: Final = 2000.0  # the mean speed is smoothed: the level must not flap
+GROWTH_KNOWN: Final = 0.3  # share of the growth's mean that must be of now, or noise would be told
 MAX_STEP_MS: Final = 250
 PAST_MS: Final = 25_000  # a jam that dissolved explains slow vehicles for this long
+
+
+@dataclass(slots=True)
+class LaneJam:
+    """A congestion's part on one lane."""
+
+    speed: float  # m/s, smoothed mean
+    level: int
+    count: int
+    queue: float  # m on this lane
+    tail: tuple[float, float]  # east, north
 
 
 @dataclass(slots=True)
@@ -51,6 +63,10 @@ class Jam:
     tail_link: int = -1
     tracks: list[int] = field(default_factory=list)
     ours: bool = True  # its head is a track that we tell; found anew at each step
+    lanes: dict[int, LaneJam] = field(default_factory=dict)  # by lane index
+    mean_queue: float = 0.0  # m, exponential mean
+    young: float = 1.0  # weight of the first queue in that mean
+    growth: float | None = None  # m/s; None: not known yet
 
 
 @dataclass(slots=True)
@@ -180,6 +196,7 @@ class Congestion:
             # Over a border, who has the head tells it; the other sees it too and is silent.
             started = not jam.event_id and jam.held >= needed and jam.ours
             if jam.event_id or started:
+                self._measure_lanes(jam, chains, dt, view)
                 changes.append(JamChange(jam, started=started, ended=False))
         self._past = [row for row in self._past if self.now - row[0] <= PAST_MS]
         for jam in list(self.jams):
@@ -210,6 +227,37 @@ class Congestion:
         jam.head_lane, jam.ours = view.lane.item(longest.head), view.id.item(longest.head) < BEYOND
         jam.tail_link = road.lanes.link.item(view.lane.item(longest.tail))
         jam.tracks = sorted(t for t in (view.id.item(c.head) for c in chains) if t < BEYOND)
+        self._measure_growth(jam, dt)
+
+    def _measure_lanes(self, jam: Jam, chains: list[Chain], dt: int, view: TrackView) -> None:
+        """Tell the lanes of an event apart (a chain may cover several, a lane be covered by several)."""
+        share = min(1.0, dt / SPEED_TAU_MS)
+        parts: dict[int, list[float]] = {}  # lane -> vehicles, sum of speeds, from, to, row of the last
+        for (lane, count, tail), (speeds, low, high) in (part for chain in chains for part in chain.lanes):
+            one = parts.setdefault(lane, [0, 0.0, low, high, tail])
+            one[0], one[1] = one[0] + count, one[1] + speeds
+            if low < one[2]:
+                one[2], one[4] = low, tail
+            one[3] = max(one[3], high)
+        old, jam.lanes = jam.lanes, {}
+        for lane, (vehicles, total, low, high, last) in sorted(parts.items()):
+            speed, was = total / vehicles, old.get(lane)
+            if was is not None:
+                speed = was.speed + share * (speed - was.speed)
+            place = view.east.item(int(last)), view.north.item(int(last))
+            level = self._level(speed, was.level if was is not None else 0)
+            jam.lanes[lane] = LaneJam(speed, level, int(vehicles), high - low, place)
+
+    def _measure_growth(self, jam: Jam, dt: int) -> None:
+        """Follow the queue by an exponential mean: by how much it is behind says how fast the queue grows."""
+        if not jam.mean_queue:
+            jam.mean_queue = jam.queue
+        tau = self.rule.limit("growth_ms")
+        share = dt / (tau + dt)
+        jam.mean_queue += share * (jam.queue - jam.mean_queue)
+        jam.young *= 1.0 - share
+        if 1.0 - jam.young >= GROWTH_KNOWN:
+            jam.growth = (jam.queue - jam.mean_queue) / (tau / 1000.0) / (1.0 - jam.young)
 
     def _level(self, speed: float, old: int) -> int:
         band = self.rule.limit("level_band_mps")
@@ -267,15 +315,12 @@ def _end_to_end(a: Mapping[int, list[float]], b: Mapping[int, list[float]], road
 
 def _join(into: dict[int, list[float]], other: Mapping[int, Iterable[float]]) -> None:
     for link, (low, high) in other.items():
-        if link in into:
-            into[link] = [min(into[link][0], low), max(into[link][1], high)]
-        else:
-            into[link] = [low, high]
+        widen(into, link, low, high)
 
 
 _JAM_FIELDS: Final = (
     *("number", "since", "held", "off", "event_id", "speed", "level", "count", "queue"),
-    *("head_lane", "tail_link", "tracks"),
+    *("head_lane", "tail_link", "tracks", "mean_queue", "young", "growth"),
 )
 
 
@@ -284,6 +329,7 @@ def _jam_out(jam: Jam) -> dict[str, Any]:
     out["spans"] = [[link, *span] for link, span in jam.spans.items()]
     out["head"], out["tail"] = list(jam.head), list(jam.tail)
     out["tracks"] = list(jam.tracks)
+    out["lanes"] = [[lane, *astuple(part)] for lane, part in jam.lanes.items()]
     return out
 
 
@@ -293,4 +339,8 @@ def _jam_in(row: Mapping[str, Any]) -> Jam:
         setattr(jam, name, row[name])
     jam.head, jam.tail = (row["head"][0], row["head"][1]), (row["tail"][0], row["tail"][1])
     jam.tracks = list(row["tracks"])
+    jam.lanes = {
+        lane: LaneJam(speed, level, count, queue, (tail[0], tail[1]))
+        for lane, speed, level, count, queue, tail in row["lanes"]
+    }
     return jam

@@ -4,8 +4,11 @@ How the engine calls it, in the order of the log::
 
     det = Detector(config, zone_id, road)         # config: overrides of the catalogue by kind, or None; road: shared
     out  = det.rsi(row)                           # one row of rsi.rtes with the message's device and ts_ms added
-    det.bsm_flags(row)                            # a BSM: device, temp_id (hex), ts_ms, lat, lon, event_flags, lights
-    det.spat(ts_ms, intersections)                # dicts as Spat.intersections
+    det.bsm_flags(row)                            # a BSM: device, temp_id (hex), ts_ms, place, flags, lights, brakes
+    det.spat(device, ts_ms, n, nodes, phases, own=True)  # message n of a batch, its tables of intersections, phases
+    det.alive(device, ts_ms)                      # an RSU said something else than SPAT
+    det.env(device, ts_ms, row)                   # a pole's measurement
+    out += det.section(row, device, east, north, half_m, course)  # a row of link_state: between two gantries
     det.obstacles(device, ts_ms, rows)            # rows: obs_type, obs_id, lat, lon (1e-7 deg, absolute)
     out += det.step(event_ms, view)               # each 100 ms of stream clock
 
@@ -18,19 +21,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from math import atan2, degrees
 from typing import Any, Final
 
 import numpy as np
 
+from v2x.columns import Table
 from v2x.events import kernel as k
-from v2x.events.catalogue import REPORT_EXPIRY_MS, kind_of_code, with_overrides
+from v2x.events.catalogue import kind_of_code, with_overrides
 from v2x.events.congestion import Congestion, JamChange
 from v2x.events.handing import Border
 from v2x.events.merge import EventBook
-from v2x.events.model import BSM, RSI, EventChange, OpenEvent, Place, Source
+from v2x.events.model import GANTRY, RSI, EventChange, LaneQueue, Place, Source
 from v2x.events.signals import Signals
 from v2x.events.table import BRAKE_WINDOW_MS, RULE_KINDS, Crossing, TrackTable
 from v2x.events.things import Things
+from v2x.events.weather import Weather
+from v2x.events.witness import Witnesses
+from v2x.fusion.layout import BEYOND
 from v2x.fusion.view import TrackView
 from v2x.road import LaneKind, Road, RoadClass
 
@@ -41,10 +49,9 @@ _LON_NONE: Final = 1800000001
 _SPEED_NONE: Final = 8191
 _QUEUE_NONE: Final = 65535
 _RADIUS_NONE: Final = 65535
-FLAG_HAZARD, FLAG_HARD_BRAKING, FLAG_DISABLED = 1 << 0, 1 << 7, 1 << 11  # VehicleEventFlags
-LIGHT_HAZARD: Final = 1 << 4  # ExteriorLights
-_STANDING_FLAGS: Final = FLAG_HAZARD | FLAG_DISABLED
-_BSM_CONFIDENCE: Final = 180  # the vehicle itself says so
+_ON_FOOT: Final = (7, 10)  # object classes: cyclist, pedestrian
+_SIGNAL_TOKEN: Final = -2_000_000_000  # stands for a node's signals among tracks: negative, beyond the things'
+_STANDING_RULES: Final = (k.STOPPED, k.BREAKDOWN, k.ACCIDENT)  # stages of one incident
 _MAX_LATE_MS: Final = 10_000  # an older report is history, not news
 
 
@@ -57,29 +64,54 @@ class Detector:
         self.zone, self.road = zone, road
         self.table = TrackTable(self.rules)
         self.congestion = Congestion(self.rules["CONGESTION"])
-        self.signals = Signals()
+        self.signals = Signals(self.rules["SIGNAL_FAILURE"])
         self.book = EventBook(zone, road.frame, self.rules)
         self.things = Things(self.rules)
         self.border = Border(self.table, self.book)
         self.now = 0
+        self.weather = Weather(self.rules, self.book, self._point_place)
         self.counters: Counter[str] = Counter()
-        self._flags: list[tuple[int, float, float, int, str, str]] = []  # ts, east, north, bits, device, ref
-        self._flagged: dict[int, tuple[int, int, str, str]] = {}  # track -> (ts, bits, device, ref)
+        self.witnesses = Witnesses(self.rules, road.frame, self.book, self.table, self.counters)
 
     # -- what comes in ----------------------------------------------------------------------------------------------
-    def spat(self, ts_ms: int, intersections: Iterable[Mapping[str, Any]]) -> None:
-        """Take the signals of one SPAT message."""
-        self.signals.spat(ts_ms, intersections)
+    def spat(self, device: str, ts_ms: int, n: int, nodes: Table, phases: Table, *, own: bool) -> None:
+        """Take the signals of one SPAT: message ``n`` of a batch; ``own``: of a device of this zone."""
+        self.signals.spat(device, ts_ms, n, nodes, phases, own=own)
+
+    def alive(self, device: str, ts_ms: int) -> None:
+        """Note that an RSU lives, whatever its signals do."""
+        self.signals.alive(device, ts_ms)
 
     def bsm_flags(self, row: Mapping[str, Any]) -> None:
         """Take a BSM's flags: they are a witness for the vehicle's track, never an event of their own."""
-        bits = int(row["event_flags"]) & (_STANDING_FLAGS | FLAG_HARD_BRAKING)
-        if int(row["lights"]) & LIGHT_HAZARD:
-            bits |= FLAG_HAZARD
-        if not bits or row["lat"] == _LAT_NONE or row["lon"] == _LON_NONE:
+        self.witnesses.take(row)
+
+    def env(self, device: str, ts_ms: int, row: Mapping[str, Any]) -> None:
+        """Take a pole's measurement: the fields of pole_env."""
+        if row["lat"] == _LAT_NONE or row["lon"] == _LON_NONE:
+            self.counters["pole_no_position"] += 1
             return
-        east, north = self.road.frame.point(int(row["lat"]), int(row["lon"]))
-        self._flags.append((int(row["ts_ms"]), east, north, bits, str(row["device"]), str(row["temp_id"])))
+        self.weather.measure(device, ts_ms, row, *self.road.frame.point(int(row["lat"]), int(row["lon"])))
+
+    def section(
+        self, row: Mapping[str, Any], device: str, east: float, north: float, half_m: float, course: float
+    ) -> list[EventChange]:
+        """Take the state of a section between gantries (link_state): its middle, half its length and its course, deg.
+
+        Only travel times of level ``section_level`` and worse are a report, which stands for the whole section.
+        """
+        rule = self.rules["CONGESTION"]
+        key, ts = (device, GANTRY, str(row["link"])), int(row["to_ms"])
+        now = max(self.now, ts)
+        if now - ts > rule.limit("section_ms") or not row["level"]:
+            return []
+        level = int(row["level"] - rule.limit("section_level")) + 1
+        if level < 1:
+            return self.book.withdraw(now, key, ts, ts)
+        place = Place(east, north, radius=half_m, course=course)
+        source = Source(*key, int(rule.limit("section_confidence")), ts, 0, int(rule.limit("section_ms")))
+        self.book.report(now, rule.kind, source, place, int(row["from_ms"]), level, row["speed"] * 0.01)
+        return self.book.flush(now)
 
     def rsi(self, row: Mapping[str, Any]) -> list[EventChange]:
         """Take one event of an RSI: the fields of rsi.rtes, and ``device`` and ``ts_ms`` of the message."""
@@ -116,14 +148,13 @@ class Detector:
     def step(self, event_ms: int, view: TrackView, trigger: Any = None) -> list[EventChange]:  # noqa: ARG002 - contract
         """Take one frame; return what changed. ``trigger`` is the engine's to add."""
         now = self.now = max(event_ms, self.now)
-        light, green_ms = self.signals.by_lane(now, self.road)
-        self._take_flags(view)
+        lights = self.signals.by_lane(now, self.road)
+        felt = self.witnesses.assign(now, view)
         out = self.border.arrivals(now, view)
-        crossings = self.table.advance(now, view, self.road, light, green_ms, self.congestion.covers(self.road))
+        crossings = self.table.advance(now, view, self.road, lights, self.congestion.covers(self.road))
         for old, new in self.table.heirs:
             self.book.succeed(old, new)
-            if old in self._flagged:
-                self._flagged[new] = self._flagged.pop(old)
+            self.witnesses.succeed(old, new)
         for crossing in crossings:
             out += self._crossed(crossing, view)
         self._follow(view)
@@ -131,6 +162,8 @@ class Detector:
         for change in jams:
             out += self._jam(change)
         out += self._things(now)
+        out += self._signals(now)
+        out += self.weather.advance(now, felt)
         out += self.book.tick(now)
         out += self.book.flush(now)
         return out
@@ -140,22 +173,37 @@ class Detector:
         kind = RULE_KINDS[c.rule]
         rule = self.rules[kind]
         if not c.started:
-            if c.rule == k.STOPPED and self._still(c, k.BREAKDOWN):
+            if c.rule in _STANDING_RULES and any(self._still(c, rule_) for rule_ in _STANDING_RULES):
                 return []
             change = self.book.lift(self.now, c.track, rule.group, c.at_ms, lost=c.row < 0)
             return [change] if change is not None else []
         place = self._track_place(view, c.row)
         speed = float(view.speed[c.row])
         level = self._level(kind, place, speed, int(view.lane[c.row]))
+        ints, began = self.table.ints[c.row], c.at_ms
         if c.rule == k.HARD_BRAKING:
             level = 2 if self._braking(c.row) >= rule.limit("grave_mps2") else 1
-        began = c.at_ms - BRAKE_WINDOW_MS if c.rule == k.HARD_BRAKING else c.at_ms
-        event = self.book.detect(self.now, kind, began, c.track, place, level, speed, self.border.home(c.track))
+            began -= BRAKE_WINDOW_MS
+        elif c.rule == k.NEAR_MISS:
+            level = self._near_miss(view, c.row)
+        elif c.rule == k.RED_LIGHT:
+            began = int(ints[k.RED_MS])
+        home = self.border.home(c.track)
+        event = self.book.detect(self.now, kind, began, c.track, place, level, speed, home=home)
         if event is None:
-            self.table.ints[c.row, k.ACTIVE + c.rule] = 0  # asked again at the next step, until it is not too soon
+            ints[k.ACTIVE + c.rule] = 0  # asked again at the next step, until it is not too soon
             return []
-        self._witness(event, c.track)
+        if c.rule == k.NEAR_MISS:
+            event.members = [track for track in (c.track, int(ints[k.PARTNER])) if track < BEYOND]
+        self.witnesses.testify(event, c.track)
         return []
+
+    def _near_miss(self, view: TrackView, row: int) -> int:
+        partner = int(self.table.ints[row, k.PARTNER])
+        at = int(view.id.searchsorted(partner))
+        if at < len(view) and view.id.item(at) == partner and view.cls.item(at) in _ON_FOOT:
+            return 3
+        return 2 if self.table.reals[row, k.TTC] < self.rules["NEAR_MISS"].limit("grave_s") else 1
 
     def _still(self, c: Crossing, rule: int) -> bool:
         return c.row >= 0 and bool(self.table.ints[c.row, k.ACTIVE + rule])
@@ -179,44 +227,6 @@ class Detector:
                 event.place, event.speed = place, view.speed.item(row)
                 event.level = max(event.level, self._level(event.kind, place, event.speed, view.lane.item(row)))
 
-    def _take_flags(self, view: TrackView) -> None:
-        """Give each flag to the track nearest to where its BSM says it is."""
-        if not self._flags and not self._flagged:
-            return
-        reach = self.rules["BREAKDOWN"].limit("flag_m")
-        known = self.table.id
-        for ts, east, north, bits, device, ref in self._flags:
-            if not len(view):
-                break
-            away = np.hypot(view.east - east, view.north - north)
-            row = int(np.argmin(away))
-            track = int(view.id[row])
-            if away[row] > reach:
-                self.counters["flag_without_track"] += 1
-                continue
-            self._flagged[track] = (ts, bits, device, ref)
-            at = int(np.searchsorted(known, track))
-            if bits & _STANDING_FLAGS and at < len(known) and known[at] == track:
-                self.table.ints[at, k.FLAG_MS] = ts
-            for group, mask in (("standing", _STANDING_FLAGS), ("hard braking", FLAG_HARD_BRAKING)):
-                event = self.book.of_track(track, group) if bits & mask else None
-                if event is not None:
-                    self._witness(event, track)
-        self._flags = []
-        hold = self.rules["BREAKDOWN"].limit("flag_hold_ms")
-        self._flagged = {t: row for t, row in self._flagged.items() if self.now - row[0] <= hold}
-
-    def _witness(self, event: OpenEvent, track: int) -> None:
-        """Add the vehicle's own flags to the event's sources."""
-        ts, bits, device, ref = self._flagged.get(track, (0, 0, "", ""))
-        wanted = {"standing": _STANDING_FLAGS, "hard braking": FLAG_HARD_BRAKING}.get(event.group, 0)
-        if bits & wanted:
-            for key in event.reports:  # temporary ids rotate and RSUs relay: the vehicle is one witness all the same
-                if key[1] == BSM:
-                    device, ref = key[0], key[2]
-                    break
-            self.book.testify(event, Source(device, BSM, ref, _BSM_CONFIDENCE, ts, 0))
-
     # -- jams and things --------------------------------------------------------------------------------------------
     def _jam(self, change: JamChange) -> list[EventChange]:
         jam, rule = change.jam, self.rules["CONGESTION"]
@@ -232,7 +242,8 @@ class Detector:
         lanes = self.road.lanes
         link = self.road.links[lanes.link[jam.head_lane]] if jam.head_lane >= 0 else ""
         lane = int(lanes.lane_id[jam.head_lane]) if jam.head_lane >= 0 else 0
-        place = Place(*jam.head, link, lane)
+        course = degrees(atan2(jam.head[0] - jam.tail[0], jam.head[1] - jam.tail[1])) % 360.0
+        place = Place(*jam.head, link, lane, course=course)
         if change.started:
             event = self.book.detect(self.now, rule.kind, jam.since, token, place, jam.level, jam.speed)
             if event is None:
@@ -243,7 +254,11 @@ class Detector:
             if event is None:
                 return []
         event.place, event.level, event.speed = place, jam.level, jam.speed
-        event.queue, event.tail, event.members = jam.queue, jam.tail, jam.tracks
+        event.queue, event.tail, event.members, event.growth = jam.queue, jam.tail, jam.tracks, jam.growth
+        event.lanes = [
+            LaneQueue(self.road.links[lanes.link[x]], int(lanes.lane_id[x]), p.level, p.count, p.speed, p.queue, p.tail)
+            for x, p in jam.lanes.items()
+        ]
         return []
 
     def _things(self, now: int) -> list[EventChange]:
@@ -261,6 +276,29 @@ class Detector:
             out += [ended] if ended is not None else []
         return out
 
+    # -- signals and weather ----------------------------------------------------------------------------------------
+    def _signals(self, now: int) -> list[EventChange]:
+        out: list[EventChange] = []
+        rule = self.rules["SIGNAL_FAILURE"]
+        for row, cause, at_ms in self.signals.judge(now, self.road):
+            token = _SIGNAL_TOKEN - row
+            event = self.book.of_track(token, rule.group)
+            if not cause:
+                ended = self.book.lift(now, token, rule.group, at_ms, lost=False)
+                out += [ended] if ended is not None else []
+            elif event is not None:
+                event.level = cause
+            else:
+                lanes = self.road.node_lanes.get(self.signals.nodes[row], ())
+                ends = [self.road.lines[x][-1] for x in lanes if len(self.road.lines[x])]
+                if not ends:
+                    self.counters["signal_without_map"] += 1
+                    continue
+                east, north = np.mean(ends, axis=0).tolist()
+                ref = ".".join(map(str, self.signals.nodes[row]))
+                self.book.detect(now, rule.kind, at_ms, token, Place(east, north), cause, -1.0, ref=ref)
+        return out
+
     # -- places and levels ------------------------------------------------------------------------------------------
     def _lane_place(self, east: float, north: float, lane: int) -> Place:
         if lane < 0:
@@ -271,11 +309,13 @@ class Detector:
     def _track_place(self, view: TrackView, row: int) -> Place:
         return self._lane_place(view.east.item(row), view.north.item(row), view.lane.item(row))
 
+    def _point_place(self, east: float, north: float) -> Place:
+        lane = int(self.road.cover(np.array([east]), np.array([north]), -1, 5.0)[0])
+        return self._lane_place(east, north, lane)
+
     def _place(self, row: Mapping[str, Any]) -> Place:
         """Return the place of a report, with the link found on our map."""
-        east, north = self.road.frame.point(int(row["lat"]), int(row["lon"]))
-        lane = int(self.road.cover(np.array([east]), np.array([north]), -1, 5.0)[0])
-        place = self._lane_place(east, north, lane)
+        place = self._point_place(*self.road.frame.point(int(row["lat"]), int(row["lon"])))
         place.lane = int(row["lane_id"]) or place.lane
         place.radius = -1.0 if row["radius"] == _RADIUS_NONE else row["radius"] / 10.0
         place.ele = int(row["ele"])
@@ -312,8 +352,8 @@ class Detector:
             "signals": self.signals.state(),
             "book": self.book.state(),
             "things": self.things.state(),
-            "flags": [list(row) for row in self._flags],
-            "flagged": [[track, *row] for track, row in self._flagged.items()],
+            "weather": self.weather.state(),
+            "witnesses": self.witnesses.state(),
             "border": self.border.state(),
             "counters": dict(self.counters),
         }
@@ -326,10 +366,9 @@ class Detector:
         self.signals.load(state["signals"])
         self.book.load(state["book"])
         self.things.load(state["things"])
-        self._flags = [(r[0], r[1], r[2], r[3], r[4], r[5]) for r in state["flags"]]
-        self._flagged = {r[0]: (r[1], r[2], r[3], r[4]) for r in state["flagged"]}
+        self.weather.load(state["weather"])
+        self.witnesses.load(state["witnesses"])
         self.border.load(state["border"])
-        self.counters = Counter(state["counters"])
 
 
-__all__ = ["REPORT_EXPIRY_MS", "Detector", "EventChange"]
+__all__ = ["Detector", "EventChange"]

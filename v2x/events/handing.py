@@ -25,7 +25,11 @@ from v2x.fusion.view import TrackView
 from v2x.geo import LocalFrame
 
 _BLOCKS: Final = (k.HELD, k.SINCE, k.OFF, k.ACTIVE)
-_MARKS: Final = {"moved": k.MOVED, "flag": k.FLAG_MS, "line": k.STOP_LINE_MS}
+# Lanes have other indices in another zone: what stopline keeps of them stays behind.
+_MARKS: Final = {
+    "moved": k.MOVED, "flag": k.FLAG_MS, "line": k.STOP_LINE_MS, "braked": k.BRAKED_MS, "airbag": k.AIRBAG_MS,
+    "partner": k.PARTNER, "red": k.RED_TOLD_MS,
+}  # fmt: skip
 _EAST, _NORTH = 5, 6  # places in OpenEvent.told
 MAX_TEXT: Final = 65_536  # as in the schemas; json leaves nothing but ASCII
 LATE_MS: Final = 1_000
@@ -175,7 +179,7 @@ def unpack(text: str, track: int, until_ms: int, place: tuple[float, float, floa
                 for block, value in zip(_BLOCKS, row, strict=True):
                     ints[block + RULE_KINDS.index(kind)] = value
         for name, at in _MARKS.items():
-            ints[at] = told[name]
+            ints[at] = told.get(name, 0)
         ints[k.SEEN_MS] = until_ms
         reals[[k.EAST, k.NORTH, k.VEL_E, k.VEL_N]] = place
         reals[k.SLOWEST] = told["slowest"]
@@ -194,7 +198,7 @@ def _event_out(event: OpenEvent, frame: LocalFrame) -> dict[str, Any]:
     if out["told"]:
         out["told"] = list(out["told"])
         out["told"][_EAST], out["told"][_NORTH] = frame.e7(out["told"][_EAST], out["told"][_NORTH])
-    out["tail"] = None
+    out["tail"], out["lanes"] = None, []
     return out
 
 

@@ -19,17 +19,24 @@ import numpy as np
 from v2x.fusion.jit import helper
 
 # Rules, columns of the machine.
-STOPPED, BREAKDOWN, WRONG_WAY, OVERSPEED, SLOW, HARD_BRAKING, PEDESTRIAN, EMERGENCY = range(8)
-RULE_COUNT: Final = 8
+(
+    STOPPED, BREAKDOWN, ACCIDENT, WRONG_WAY, OVERSPEED, SLOW, HARD_BRAKING, PEDESTRIAN, EMERGENCY, NEAR_MISS, RED_LIGHT,
+    RULE_COUNT,
+) = range(12)  # fmt: skip
 NO, BAND, YES, FROZEN = -1, 0, 1, 2
 START, END = 1, 2
 
 # Columns of a track's integer row: four blocks of RULE_COUNT, then single ones.
 HELD, SINCE, OFF, ACTIVE = 0, RULE_COUNT, 2 * RULE_COUNT, 3 * RULE_COUNT
-MOVED, FLAG_MS, STOP_LINE_MS, SEEN_MS, INT_WIDTH = range(4 * RULE_COUNT, 4 * RULE_COUNT + 5)
+(
+    MOVED, FLAG_MS, STOP_LINE_MS, SEEN_MS,
+    BRAKED_MS, AIRBAG_MS, PARTNER,  # last strong braking, last word of an air bag, the other track of an event of two
+    FROM_LANE, RED_STATE, RED_MS, RED_TOLD_MS,  # v2x.events.stopline
+    INT_WIDTH,
+) = range(4 * RULE_COUNT, 4 * RULE_COUNT + 12)  # fmt: skip
 # Columns of a track's real row: speeds of the last second, then the last state.
 HISTORY: Final = 11
-EAST, NORTH, VEL_E, VEL_N, SLOWEST, REAL_WIDTH = range(HISTORY, HISTORY + 6)
+EAST, NORTH, VEL_E, VEL_N, SLOWEST, TURN, TTC, REAL_WIDTH = range(HISTORY, HISTORY + 8)  # TURN rad/s, TTC s
 
 # Thresholds, in the order of ``parameters``.
 (
@@ -42,8 +49,11 @@ EAST, NORTH, VEL_E, VEL_N, SLOWEST, REAL_WIDTH = range(HISTORY, HISTORY + 6)
     P_BRAKE_ON, P_BRAKE_OFF, P_BRAKE_MAX, P_BRAKE_AGE,
     P_FOOT_AGE, P_FOOT_IN, P_FOOT_WALK,
     P_EMER_ON, P_EMER_OFF, P_EMER_IN, P_EMER_ACC,
+    P_CRASH_BRAKE, P_CRASH_WITHIN, P_CRASH_GAP, P_CRASH_COS, P_AIRBAG, P_AIRBAG_DWELL,
+    P_MISS_TTC, P_MISS_NEED, P_MISS_QUEUE, P_MISS_MIN, P_MISS_COS, P_MISS_AGE, P_MISS_IN, P_MISS_HALT,
+    P_RED_MARGIN, P_RED_CLEAR, P_RED_ASIDE, P_RED_OPEN,
     P_COUNT,
-) = range(44)  # fmt: skip
+) = range(62)  # fmt: skip
 
 _PEDESTRIAN_CLASS: Final = 10
 _CYCLIST_CLASS: Final = 7
@@ -107,19 +117,26 @@ def leaders(
 
 
 @helper
-def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any) -> Any:
-    """Return the cosine between a heading (deg) and a lane's direction at ``along``; 0 without geometry."""
+def lane_direction(lane: int, along: float, xy: Any, seg_start: Any) -> tuple[float, float]:
+    """Return a lane's direction at ``along`` as a unit vector (east, north); zeros without geometry."""
     s, b = seg_start[lane], seg_start[lane + 1]
     if s == b:
-        return 0.0
+        return 0.0, 0.0
     while b - s > 1:  # the last segment that begins at or before ``along``
         middle = (s + b) // 2
         if xy[middle, 5] <= along:
             s = middle
         else:
             b = middle
+    return xy[s, 2], xy[s, 3]
+
+
+@helper
+def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any) -> Any:
+    """Return the cosine between a heading (deg) and a lane's direction at ``along``; 0 without geometry."""
+    ue, un = lane_direction(lane, along, xy, seg_start)
     angle = np.radians(heading)
-    return xy[s, 2] * np.sin(angle) + xy[s, 3] * np.cos(angle)
+    return ue * np.sin(angle) + un * np.cos(angle)
 
 
 @helper
@@ -158,7 +175,7 @@ def conditions(
     times: Any,
     out: Any,
 ) -> None:
-    """Write each (row, rule) condition.
+    """Write each (row, rule) condition of those that look at one track: the rest are NO, or FROZEN with all others.
 
     ``on_foot``: YES, NO or FROZEN for the pedestrian rule (0 for vehicles); ``light``: by lane 0 unknown, 1 red or
     yellow, 2 green since ``green_ms``; ``jam_*``: by lane, since when and where a congestion is on its link; ``times``:
@@ -184,6 +201,8 @@ def conditions(
             ints[i, MOVED] = 1
         has_history = reals[i, 0] >= 0.0 and span > 0.5
         accel = (reals[i, newest] - reals[i, 0]) / span if has_history else 0.0
+        if has_history and -accel >= p[P_CRASH_BRAKE] and lived_ms[i] >= p[P_BRAKE_AGE]:
+            ints[i, BRAKED_MS] = now
         # Hard braking over the last second, in both halves of it: a jump of a swapped track is none.
         if has_history and early > 0.0 and late > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
             first = (reals[i, 0] - reals[i, middle]) / early
@@ -299,7 +318,9 @@ def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: 
                     ints[i, HELD + r] = 0
                     ints[i, SINCE + r] = 0
                 continue
-            if c == NO or (c == BAND and ints[i, SINCE + r] == 0):
+            if c != YES and ints[i, SINCE + r] == 0:
+                continue
+            if c == NO:
                 ints[i, HELD + r] = 0
                 ints[i, SINCE + r] = 0
                 continue
@@ -311,7 +332,9 @@ def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: 
             need = dwell[r]
             if r == BREAKDOWN and flagged:
                 need = np.int64(p[P_FLAG_DWELL])
-            if r in (STOPPED, BREAKDOWN) and not ints[i, MOVED] and not flagged:  # clutter sets no flags
+            if r == ACCIDENT and now - ints[i, AIRBAG_MS] <= p[P_AIRBAG]:
+                need = np.int64(p[P_AIRBAG_DWELL])
+            if r <= BREAKDOWN and not ints[i, MOVED] and not flagged:  # clutter sets no flags
                 need += np.int64(p[P_UNSEEN])
             if ints[i, HELD + r] >= need and mature[i]:
                 out[count, 0], out[count, 1], out[count, 2], out[count, 3] = i, r, START, ints[i, SINCE + r]

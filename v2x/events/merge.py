@@ -14,7 +14,7 @@ from math import hypot
 from typing import Any, Final
 
 from v2x.events.abroad import Abroad
-from v2x.events.catalogue import REPORT_EXPIRY_MS, Rule
+from v2x.events.catalogue import Rule
 from v2x.events.model import ADDED, ENDED, MODIFIED, EventChange, OpenEvent, Place, Source, event_id
 from v2x.geo import LocalFrame
 
@@ -48,12 +48,15 @@ class EventBook:
 
     # -- our own detection ------------------------------------------------------------------------------------------
     def detect(
-        self, now: int, kind: str, start_ms: int, track: int, place: Place, level: int, speed: float, home: str = ""
-    ) -> OpenEvent | None:
+        self, now: int, kind: str, start_ms: int, track: int, place: Place, level: int, speed: float, *, ref: str = "",
+        home: str = "",
+    ) -> OpenEvent | None:  # fmt: skip
         """Open an event of a track, or join the one that is there; None: it is too soon after the last one.
 
-        ``home``: the zone that names it, if it is not this one.
+        ``ref``: what its source is called, if not by the track (or what stands for one). ``home``: the zone that names
+        it, if it is not this one.
         """
+        ref = ref or str(track)
         rule = self.rules[kind]
         event = self.of_track(track, rule.group) or self._joinable(rule, place)
         if event is None and (self._cooling(now, rule, track) or self.abroad.detects(now, rule, track, place, SAME_M)):
@@ -61,16 +64,18 @@ class EventBook:
         if event is None:
             event = self._reopen_lost(rule, place)
         if event is None:
-            name = self._fresh_id(event_id(home or self.zone, kind, start_ms, str(track)))
+            name = self._fresh_id(event_id(home or self.zone, kind, start_ms, ref))
             event = OpenEvent(name, kind, rule.code, rule.group, level, place, start_ms, now)
             self.open[name] = event
         if track not in event.tracks:
             event.tracks.append(track)
         self._upgrade(event, rule)
         if not event.detection:
-            event.place, event.detection_ref = place, str(track)
+            event.place, event.detection_ref = place, ref
             event.start_ms = min(event.start_ms, start_ms) if event.revision >= 0 else start_ms
-        event.detection = max(event.detection, rule.confidence)
+        if event.kind == kind:  # what it is named by counts: it surely stands, and is perhaps an accident
+            event.detection = rule.confidence
+        event.detection = event.detection or rule.confidence
         event.level, event.speed = max(event.level, level), speed
         return event
 
@@ -120,7 +125,7 @@ class EventBook:
                     return event
                 del event.reports[source.key]  # the device now calls it something else
                 break
-        found = self._near(rule, place)
+        found = self.near(rule, place)
         if found is None and self.abroad.reports(now, rule, source, place):
             return None
         found = found or self._reopen_report(source.key, rule)
@@ -149,7 +154,7 @@ class EventBook:
                 if source.until_ms and now >= source.until_ms:
                     last, lost = source.until_ms, False
                     self._withdrawn[key] = source.seen_ms
-                elif now - source.seen_ms > REPORT_EXPIRY_MS:
+                elif now - source.seen_ms > source.hold_ms:
                     last = source.seen_ms
                 else:
                     continue
@@ -281,7 +286,7 @@ class EventBook:
         """Return the event that our detection is part of: reported near and not yet seen, or standing side by side."""
         best, nearest = None, float("inf")
         for event in self.open.values():
-            if event.group != rule.group:
+            if event.group != rule.group or place.opposes(event.place):
                 continue
             away = hypot(event.place.east - place.east, event.place.north - place.north)
             if event.tracks:
@@ -292,11 +297,11 @@ class EventBook:
                 best, nearest = event, away
         return best
 
-    def _near(self, rule: Rule, place: Place) -> OpenEvent | None:
+    def near(self, rule: Rule, place: Place) -> OpenEvent | None:
         """Return the nearest open event of the group that a report can mean."""
         best, nearest = None, float("inf")
         for event in self.open.values():
-            if event.group != rule.group:
+            if event.group != rule.group or place.opposes(event.place):
                 continue
             reach = rule.merge_m + max(place.radius, 0.0) + max(event.queue, 0.0)
             away = hypot(event.place.east - place.east, event.place.north - place.north)

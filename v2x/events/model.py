@@ -13,6 +13,8 @@ ADDED, MODIFIED, ENDED = "ADDED", "MODIFIED", "ENDED"
 DETECTION, RSI, BSM, GANTRY, POLE = range(5)  # traffic_event.sources.kind
 FUSION: Final = "fusion"  # the device name of our own detection
 ELE_NONE: Final = -4096
+REPORT_EXPIRY_MS: Final = 10_000  # an RSI not repeated for this long is over (sent each second or more often)
+GROWTH_NONE: Final = 32767
 _ID_LENGTH: Final = 64
 _MAX_SOURCES: Final = 64
 
@@ -43,6 +45,8 @@ class EventChange:
     queue: int
     tail_lat: int
     tail_lon: int
+    growth: int
+    lanes: list[dict[str, Any]]
     sources: list[dict[str, Any]]
     tracks: list[int]
 
@@ -61,6 +65,7 @@ class Source:
     confidence: int  # 0.5 %
     seen_ms: int
     until_ms: int = 0  # end that was announced; 0 none
+    hold_ms: int = REPORT_EXPIRY_MS  # not repeated for this long, it is over
 
     @property
     def key(self) -> tuple[str, int, str]:
@@ -78,6 +83,24 @@ class Place:
     lane: int = 0  # lane id
     radius: float = -1.0  # m; -1 unknown
     ele: int = ELE_NONE  # 0.1 m
+    course: float = -1.0  # degrees clockwise from north, of traffic there; -1 unknown
+
+    def opposes(self, other: Place) -> bool:
+        """Say whether both are known to be of traffic that runs against each other."""
+        return self.course >= 0 and other.course >= 0 and 90.0 < (self.course - other.course) % 360.0 < 270.0
+
+
+@dataclass(slots=True)
+class LaneQueue:
+    """A congestion's part on one lane."""
+
+    link: str
+    lane: int
+    level: int
+    vehicles: int
+    speed: float  # m/s
+    queue: float  # m
+    tail: tuple[float, float]  # east, north
 
 
 @dataclass(slots=True)
@@ -96,6 +119,8 @@ class OpenEvent:
     speed: float = -1.0  # m/s; -1 unknown
     queue: float = -1.0  # m; -1 none
     tail: tuple[float, float] | None = None  # east, north
+    growth: float | None = None  # m/s; None unknown
+    lanes: list[LaneQueue] = field(default_factory=list)
     reports: dict[tuple[str, int, str], Source] = field(default_factory=dict)
     tracks: list[int] = field(default_factory=list)  # tracks (or other detections) that support it now
     members: list[int] = field(default_factory=list)  # tracks to name, where they are not the supporters
@@ -147,10 +172,12 @@ class OpenEvent:
             detected_ms=self.detected_ms,
             updated_ms=now,
             end_ms=self.end_ms,
-            speed=8191 if self.speed < 0 else min(8190, round(self.speed / 0.02)),
-            queue=65535 if self.queue < 0 else min(65534, round(self.queue)),
+            speed=_speed(self.speed),
+            queue=_metres(self.queue),
             tail_lat=tail[0],
             tail_lon=tail[1],
+            growth=GROWTH_NONE if self.growth is None else max(-32767, min(32766, round(self.growth * 100))),
+            lanes=[_lane_queue(frame, one) for one in self.lanes[:_MAX_SOURCES]],
             sources=sources[:_MAX_SOURCES],
             tracks=sorted(self.members or [t for t in self.tracks if t >= 0])[:_MAX_SOURCES],
         )
@@ -161,6 +188,7 @@ class OpenEvent:
         out["place"] = _fields(self.place)
         out["reports"] = [_fields(s) for s in self.reports.values()]
         out["tail"] = list(self.tail) if self.tail is not None else None
+        out["lanes"] = [_fields(one) for one in self.lanes]
         return out
 
     @classmethod
@@ -170,6 +198,7 @@ class OpenEvent:
         row["place"] = Place(**row["place"])
         row["reports"] = {s.key: s for s in (Source(**r) for r in row["reports"])}
         row["tail"] = (row["tail"][0], row["tail"][1]) if row["tail"] is not None else None
+        row["lanes"] = [LaneQueue(**{**one, "tail": (one["tail"][0], one["tail"][1])}) for one in row["lanes"]]
         row["tracks"], row["members"], row["told"] = list(row["tracks"]), list(row["members"]), list(row["told"])
         return cls(**row)
 
@@ -177,6 +206,22 @@ class OpenEvent:
 def _fields(row: Any) -> dict[str, Any]:
     """Return the fields of a dataclass with slots."""
     return {name: getattr(row, name) for name in row.__slots__}
+
+
+def _lane_queue(frame: LocalFrame, one: LaneQueue) -> dict[str, Any]:
+    lat, lon = frame.e7(*one.tail)
+    return {
+        "link": one.link[:64], "lane": one.lane, "level": one.level, "vehicles": one.vehicles,
+        "speed": _speed(one.speed), "queue": _metres(one.queue), "tail_lat": lat, "tail_lon": lon,
+    }  # fmt: skip
+
+
+def _speed(mps: float) -> int:
+    return 8191 if mps < 0 else min(8190, round(mps / 0.02))
+
+
+def _metres(metres: float) -> int:
+    return 65535 if metres < 0 else min(65534, round(metres))
 
 
 def event_id(zone: str, kind: str, start_ms: int, who: str) -> str:

@@ -35,6 +35,7 @@ class Rule:
     update_ms: int  # no more MODIFIED than one in this time
     move_m: float  # a change of place below this is not material
     what: str
+    tests: str  # where its scenes are, in tests/unit
     limits: Mapping[str, Limit]
 
     def limit(self, name: str) -> float:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from v2x.events import kernel as k
 from v2x.events.catalogue import TRACK_LIMITS, Rule
 from v2x.events.congestion import Covers
+from v2x.events.signals import Lights
 from v2x.events.watch import carry, same, watch
 from v2x.fusion.layout import BEYOND
 from v2x.fusion.view import TrackView
@@ -25,17 +26,19 @@ from v2x.geo import F64
 from v2x.road import Road
 
 I64 = npt.NDArray[np.int64]
-I8 = npt.NDArray[np.int8]
 
 RULE_KINDS: Final = (
     "STOPPED_VEHICLE",
     "BREAKDOWN",
+    "ACCIDENT",
     "WRONG_WAY",
     "OVERSPEED",
     "SLOW_VEHICLE",
     "HARD_BRAKING",
     "PEDESTRIAN",
     "EMERGENCY_LANE",
+    "NEAR_MISS",
+    "RED_LIGHT",
 )
 GHOST_GATE_M: Final = 5.0  # a car's length about where the ghost would be
 GHOST_GATE_MPS: Final = 3.0  # ... and this much more for each second that nobody saw it
@@ -72,7 +75,8 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
     """Return the kernel's thresholds in the order of its P_ names."""
     stop, down, wrong = rules["STOPPED_VEHICLE"], rules["BREAKDOWN"], rules["WRONG_WAY"]
     fast, slow, brake = rules["OVERSPEED"], rules["SLOW_VEHICLE"], rules["HARD_BRAKING"]
-    foot, emer = rules["PEDESTRIAN"], rules["EMERGENCY_LANE"]
+    foot, emer, crash = rules["PEDESTRIAN"], rules["EMERGENCY_LANE"], rules["ACCIDENT"]
+    miss, red = rules["NEAR_MISS"], rules["RED_LIGHT"]
     out = np.zeros(k.P_COUNT)
     for at, rule, name in (
         (k.P_STOP_ON, stop, "enter_mps"),
@@ -114,10 +118,28 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_EMER_OFF, emer, "exit_mps"),
         (k.P_EMER_IN, emer, "inside_m"),
         (k.P_EMER_ACC, emer, "brake_mps2"),
+        (k.P_CRASH_BRAKE, crash, "brake_mps2"),
+        (k.P_CRASH_WITHIN, crash, "within_ms"),
+        (k.P_CRASH_GAP, crash, "gap_m"),
+        (k.P_AIRBAG, crash, "airbag_ms"),
+        (k.P_AIRBAG_DWELL, crash, "airbag_dwell_ms"),
+        (k.P_MISS_TTC, miss, "ttc_s"),
+        (k.P_MISS_NEED, miss, "need_mps2"),
+        (k.P_MISS_QUEUE, miss, "queue_mps2"),
+        (k.P_MISS_MIN, miss, "min_mps"),
+        (k.P_MISS_AGE, miss, "age_ms"),
+        (k.P_MISS_IN, miss, "inside_m"),
+        (k.P_MISS_HALT, miss, "halt_s"),
+        (k.P_RED_MARGIN, red, "margin_ms"),
+        (k.P_RED_CLEAR, red, "clear_m"),
+        (k.P_RED_ASIDE, red, "aside_m"),
+        (k.P_RED_OPEN, red, "open_ms"),
     ):
         out[at] = rule.limit(name)
     out[k.P_AGE], out[k.P_HITS], out[k.P_FRESH] = (TRACK_LIMITS[x].value for x in ("age_ms", "hits", "fresh_ms"))
     out[k.P_WRONG_COS] = -np.cos(np.radians(wrong.limit("angle_deg")))
+    out[k.P_CRASH_COS] = np.cos(np.radians(crash.limit("across_deg")))
+    out[k.P_MISS_COS] = np.cos(np.radians(miss.limit("across_deg")))
     return out
 
 
@@ -148,7 +170,7 @@ class TrackTable:
         self._gap: F64 = np.zeros(0)
         self.lead, self.gap = self._lead, self._gap  # leader's row of the last step, -1 none; m to it
 
-    def advance(self, now: int, view: TrackView, road: Road, light: I8, green_ms: I64, jam: Covers) -> list[Crossing]:
+    def advance(self, now: int, view: TrackView, road: Road, lights: Lights, jam: Covers) -> list[Crossing]:
         """Take the tracks of one frame at event time ``now``; return what began and ended, by track and rule."""
         dt = now - self.now if self.now else 0
         self.now = max(now, self.now)
@@ -161,12 +183,12 @@ class TrackTable:
             self._first = np.full(len(lanes), -1, dtype=np.int64)
         found, self._ordered = watch(
             self.now, dt,
-            view.cls, view.length, view.east, view.north, view.vel_e, view.vel_n, view.speed, view.heading, view.lane,
-            view.along, view.lateral, view.age_ms, view.hits, view.born_ms, view.last_ms,
+            view.id, view.cls, view.length, view.width, view.east, view.north, view.vel_e, view.vel_n, view.speed,
+            view.heading, view.lane, view.along, view.lateral, view.age_ms, view.hits, view.born_ms, view.last_ms,
             lanes.kind, lanes.road_class, lanes.half_width, lanes.v_min, lanes.v_max, lanes.length, lanes.signal,
-            lanes.junction, road.ahead_start, road.ahead_items,
+            lanes.junction, lanes.right, road.ahead_start, road.ahead_items, road.ahead_right,
             seg.xy, seg.lane, seg.keys, seg.start, seg.items, road.seg_start,
-            light, green_ms, jam.since, jam.low, jam.high,
+            lights.light, lights.green_ms, lights.red_ms, jam.since, jam.low, jam.high,
             self.p, self.dwell, self.end, self.ints, self.reals, self.times, self._order, self._ordered, self._first,
             self.lead, self.gap, self._found,
         )  # fmt: skip
@@ -275,8 +297,12 @@ class TrackTable:
                 for block in (k.HELD, k.SINCE, k.OFF, k.ACTIVE):
                     mine[block + rule] = old[block + rule]
         self.reals[row, k.SLOWEST] = ghost.reals[k.SLOWEST]
-        for column in (k.MOVED, k.FLAG_MS, k.STOP_LINE_MS):
+        for column in (k.MOVED, k.FLAG_MS, k.STOP_LINE_MS, k.BRAKED_MS, k.AIRBAG_MS, k.RED_TOLD_MS):
             mine[column] = max(mine[column], old[column])
+        mine[k.PARTNER] = mine[k.PARTNER] or old[k.PARTNER]
+        if not mine[k.RED_STATE]:  # else it has passed a line of its own
+            for column in (k.FROM_LANE, k.RED_STATE, k.RED_MS):
+                mine[column] = old[column]
 
     # -- borders ----------------------------------------------------------------------------------------------------
     def _bridge(self, ghost: Ghost, row: int, dt: int) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from v2x.events import kernel as k
+from v2x.events.conflicts import crashes, crossers, followers
+from v2x.events.stopline import red_lights
 from v2x.fusion.jit import helper, kernel
 from v2x.road import MOTOR, LaneKind, RoadClass
 from v2x.road_match import cover_one
@@ -21,6 +23,8 @@ _CROSSWALK: Final = 1 << int(LaneKind.CROSSWALK)
 _SIDEWALK: Final = 1 << int(LaneKind.SIDEWALK)
 _MOTORWAY: Final = int(RoadClass.MOTORWAY)
 _FAR: Final = 1e9
+_TURNS_MPS: Final = 1.5  # slower, a filtered velocity has no direction
+_TURN_SHARE: Final = 0.3
 
 _D = "float64[::1]"
 _L = "int64[::1]"
@@ -75,8 +79,8 @@ def carry(
 
 
 @helper
-def _remember(now: int, view: Any, ints: Any, reals: Any, times: Any) -> None:
-    """Append to the speed history and keep the last state."""
+def _remember(now: int, dt: int, view: Any, ints: Any, reals: Any, times: Any) -> None:
+    """Append to the speed history, keep the last state and the rate of turn, smoothed over a few frames."""
     speed, east, north, vel_e, vel_n, last_ms = view
     for x in range(k.HISTORY - 1):
         times[x] = times[x + 1]
@@ -85,6 +89,13 @@ def _remember(now: int, view: Any, ints: Any, reals: Any, times: Any) -> None:
         for x in range(k.HISTORY - 1):
             reals[row, x] = reals[row, x + 1]
         reals[row, k.HISTORY - 1] = speed[row]
+        old_e, old_n = reals[row, k.VEL_E], reals[row, k.VEL_N]
+        onward = old_e * vel_e[row] + old_n * vel_n[row]
+        if reals[row, k.HISTORY - 2] < _TURNS_MPS or speed[row] < _TURNS_MPS or dt <= 0 or onward <= 0.0:
+            reals[row, k.TURN] = 0.0
+        else:  # to the left; within a step the angle is its tangent
+            turn = (old_e * vel_n[row] - old_n * vel_e[row]) * 1000.0 / (onward * dt)
+            reals[row, k.TURN] += _TURN_SHARE * (turn - reals[row, k.TURN])
         reals[row, k.EAST], reals[row, k.NORTH] = east[row], north[row]
         reals[row, k.VEL_E], reals[row, k.VEL_N] = vel_e[row], vel_n[row]
         ints[row, k.SEEN_MS] = last_ms[row]
@@ -139,20 +150,20 @@ def _on_foot(cls: int, east: float, north: float, p: Any, grid: Any, road_class:
 
 
 @kernel(
-    f"UniTuple(int64, 2)(int64, int64, int16[::1], {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_I}, {_D}, {_D}, {_L}, "
-    f"{_L}, {_L}, {_L}, "  # view
-    f"{_I}, {_I}, {_D}, {_D}, {_D}, {_D}, boolean[::1], boolean[::1], {_I}, {_I}, "  # lanes
+    f"UniTuple(int64, 2)(int64, int64, {_L}, int16[::1], {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_I}, {_D}, "
+    f"{_D}, {_L}, {_L}, {_L}, {_L}, "  # view
+    f"{_I}, {_I}, {_D}, {_D}, {_D}, {_D}, boolean[::1], boolean[::1], boolean[::1], {_I}, {_I}, boolean[::1], "  # lanes
     f"{_DD}, {_I}, {_L}, {_I}, {_I}, {_I}, "  # segments
-    f"int8[::1], {_L}, {_L}, {_D}, {_D}, "  # lights and jams
+    f"int8[::1], {_L}, {_L}, {_L}, {_D}, {_D}, "  # lights and jams
     f"{_D}, {_L}, {_L}, {_LL}, {_DD}, {_L}, {_L}, int64, {_L}, {_L}, {_D}, {_LL})"
 )
 def watch(
-    now: int, dt: int, cls: Any, length: Any, east: Any, north: Any, vel_e: Any, vel_n: Any, speed: Any, heading: Any,
-    lane: Any, along: Any, lateral: Any, age_ms: Any, hits: Any, born_ms: Any, last_ms: Any,
+    now: int, dt: int, ids: Any, cls: Any, length: Any, width: Any, east: Any, north: Any, vel_e: Any, vel_n: Any,
+    speed: Any, heading: Any, lane: Any, along: Any, lateral: Any, age_ms: Any, hits: Any, born_ms: Any, last_ms: Any,
     lane_kind: Any, road_class: Any, half_width: Any, v_min: Any, v_max: Any, lane_length: Any, signal: Any,
-    junction: Any, ahead_start: Any, ahead: Any,
+    junction: Any, right: Any, ahead_start: Any, ahead: Any, ahead_right: Any,
     xy: Any, seg_lane: Any, keys: Any, cell_start: Any, items: Any, seg_start: Any,
-    light: Any, green_ms: Any, jam_since: Any, jam_low: Any, jam_high: Any,
+    light: Any, green_ms: Any, red_ms: Any, jam_since: Any, jam_low: Any, jam_high: Any,
     p: Any, dwell: Any, end: Any, ints: Any, reals: Any, times: Any, order: Any, ordered: int, first: Any,
     lead: Any, gap: Any, out: Any,
 ) -> tuple[int, int]:  # fmt: skip
@@ -162,7 +173,7 @@ def watch(
     began or ended, and how many rows are in ``order``.
     """
     count = speed.shape[0]
-    _remember(now, (speed, east, north, vel_e, vel_n, last_ms), ints, reals, times)
+    _remember(now, dt, (speed, east, north, vel_e, vel_n, last_ms), ints, reals, times)
     grid = (xy, seg_lane, keys, cell_start, items)
     lived = np.empty(count, np.int64)
     mature = np.empty(count, np.int8)
@@ -188,4 +199,10 @@ def watch(
         lane_kind, road_class, half_width, v_min, v_max, lane_length, signal, junction, light, green_ms,
         jam_since, jam_low, jam_high, xy, seg_start, p, ints, reals, times, cond,
     )  # fmt: skip
+    tracks = (ids, cls, length, width, east, north, vel_e, vel_n, speed, heading, lane, along, lateral)
+    lanes = (lane_length, signal, half_width, ahead_start, ahead, xy, seg_start)
+    crashes(now, tracks, p, ints, cond)
+    followers(tracks, lanes, lived, lead, gap, mature, drives, light, jam_since, p, ints, reals, cond)
+    crossers(tracks, grid, lived, mature, p, ints, reals, cond)
+    red_lights(now, tracks, lanes, right, ahead_right, red_ms, drives, p, ints, cond)
     return k.machine(now, dt, cond, mature, dwell, end, p, ints, out), ordered

@@ -48,8 +48,8 @@ class Intake:
             "rsi": self._rsi,
             "map": self._map,
             "spat": self._spat,
-            "rsu_hb": self._note,
-            "pole_env": self._note,
+            "rsu_hb": self._alive,
+            "pole_env": self._env,
             "tick": self._tick,
             "genesis": self._genesis,
             "adopt": self._hand,
@@ -221,7 +221,7 @@ class Intake:
         for station in stations:
             fed += station.zone.vehicle(one, key, known_ms, event_ms, e.clock.idle_ms)
             self._fed(station, trigger)
-            if one["event_flags"] or one["lights"]:
+            if one["event_flags"] or one["lights"] or one["abs"] == 3 or one["traction"] == 3 or one["scs"] == 3:
                 station.detector.bsm_flags({**one, "device": device, "temp_id": temp.hex(), "ts_ms": known_ms})
         return FUSED if fed or event_ms - known_ms <= _FULL else LATE
 
@@ -266,10 +266,12 @@ class Intake:
         head = 5 + _length(len(device.encode())) + len(device.encode())
         head += sum(_length(row[at[name]]) for name in ("boot", "seq", "ts_ms", "msg_cnt"))
         digest = hashlib.blake2b(record.value[head:], digest_size=8).hexdigest()
+        e = self._e
+        for station in self._stations(device):
+            station.detector.alive(device, row[at["ts_ms"]])
         if self._maps.get(device) == digest:
             return NOTED
         self._maps[device] = digest
-        e = self._e
         nodes = self._full(record)["nodes"]
         for station in self._stations(device, nodes[0]["ref_lat"], nodes[0]["ref_lon"]):
             if station.zone.road.update(nodes, device):
@@ -281,14 +283,30 @@ class Intake:
         row, at, device = self._uplink("spat", n, record, trigger)
         if not device:
             return REPEATS
-        crossings = self._full(record)["intersections"]
+        nodes, phases = self._batch.tables["spat.intersections"], self._batch.tables["spat.intersections.phases"]
+        own = self._e.zones.route(device, None, None)[:1]
         for station in self._stations(device):
-            station.detector.spat(row[at["ts_ms"]], crossings)
+            station.detector.spat(device, row[at["ts_ms"]], n, nodes, phases, own=own == (station.zone.id,))
         return NOTED
 
-    def _note(self, n: int, record: Record, trigger: Trigger) -> str:
-        device = self._uplink(self._schemas[self._names[n]], n, record, trigger)[2]
-        return NOTED if device else REPEATS
+    def _alive(self, n: int, record: Record, trigger: Trigger) -> str:
+        row, at, device = self._uplink("rsu_hb", n, record, trigger)
+        if not device:
+            return REPEATS
+        for station in self._stations(device):
+            station.detector.alive(device, row[at["ts_ms"]])
+        return NOTED
+
+    def _env(self, n: int, record: Record, trigger: Trigger) -> str:
+        row, at, device = self._uplink("pole_env", n, record, trigger)
+        if not device:
+            return REPEATS
+        one = {name: row[x] for name, x in at.items()}
+        stations = self._stations(device, one["lat"], one["lon"])
+        home = self._home(one["lat"], one["lon"], stations) if stations else None
+        if home is not None:
+            home.detector.env(device, one["ts_ms"], one)
+        return NOTED
 
     # -- records of our own -------------------------------------------------------------------------------------------
     def _tick(self, n: int, record: Record, trigger: Trigger) -> str:  # noqa: ARG002

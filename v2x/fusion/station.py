@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import atan2, degrees
 from typing import Any, Final
 
 from v2x.events.detector import Detector
+from v2x.events.model import EventChange
 from v2x.fusion import layout as c
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.ownership import Ownership
@@ -14,7 +16,7 @@ from v2x.fusion.view import TrackView
 from v2x.fusion.zone import ZoneState
 from v2x.links import SectionStats
 from v2x.road import Road
-from v2x.zones import ZoneMap
+from v2x.zones import Section, ZoneMap
 
 EVENT_MS: Final = 100  # events are looked for at every second frame
 LINK_MS: Final = 1_000  # a multiple of it
@@ -31,6 +33,7 @@ class Station:
         self.detector.border.zones = self._zones = zones.zones
         sections: list[Any] = [s for s in zones.sections if s.zone == zone]
         self.sections = SectionStats(zone, sections)
+        self._places = {s.section: self._place(zones, s) for s in sections}
         self.beside: Mapping[str, Station] = {}  # stations of this partition by zone
         self.last: Trigger | None = None  # what fed this zone since events were looked for, if Runs has not
         self.frames = 0
@@ -48,14 +51,24 @@ class Station:
 
     def watch(self, outlet: Outlet, view: TrackView, cause: Callable[[], Trigger]) -> None:
         """Look for events in a frame, and say the sections' states when they are due."""
-        changes = self.detector.step(view.event_ms, view)
+        self._say(outlet, self.detector.step(view.event_ms, view), cause)
+        if view.event_ms % LINK_MS == 0:
+            for row in self.sections.advance(view.event_ms):
+                outlet.link(row)
+                self._say(outlet, self.detector.section(row, *self._places[row["link"]]), cause)
+
+    def _say(self, outlet: Outlet, changes: Sequence[EventChange], cause: Callable[[], Trigger]) -> None:
         if changes:
             trigger = cause()
             for change in changes:
                 outlet.event(change.event_id, change.record(), trigger)
-        if view.event_ms % LINK_MS == 0:
-            for row in self.sections.advance(view.event_ms):
-                outlet.link(row)
+
+    def _place(self, zones: ZoneMap, section: Section) -> tuple[str, float, float, float, float]:
+        """Return a section's second gantry, middle (east, north), half length (m) and course (deg)."""
+        first, last = zones.gantries[section.from_hex], zones.gantries[section.to_hex]
+        (a, c), (b, d) = self.zone.frame.to_local([first.lat, last.lat], [first.lon, last.lon])
+        course = degrees(atan2(c - a, d - b)) % 360.0
+        return last.device, float(a + c) / 2, float(b + d) / 2, section.length_m / 2, course
 
     def hand(self, schema: str, record: Mapping[str, Any], stream_ms: int, idle_ms: int, told_ms: int) -> None:
         """Take a neighbour's adopt or release."""
