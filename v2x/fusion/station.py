@@ -77,8 +77,9 @@ class Station:
             self.ownership.release(record, stream_ms, idle_ms, told_ms)
         elif self.ownership.adopt(record, stream_ms, idle_ms, told_ms):
             border.say(track, record["event_ms"])  # its owner knows better
-        place = self.ownership.here(record)[:4]
-        border.hear(track, record["rules"], record["event_ms"], place, ours=schema == "release")
+        text = record["rules"]
+        place = self.ownership.here(record)[:4] if text else (0.0, 0.0, 0.0, 0.0)  # mostly there is nothing to say
+        border.hear(track, text, record["event_ms"], place, ours=schema == "release")
 
     def counters(self) -> dict[str, int]:
         """Return this zone's counters."""
