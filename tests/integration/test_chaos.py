@@ -35,7 +35,9 @@ def test_a_row_from_start_to_end(tmp_path: Path) -> None:
     )
     [row] = json.loads(out.read_text())["rows"]
     print(done.stdout)
-    assert all(line.startswith("back after") for line in row["wrong"]), done.stdout  # the machine may be slow
+    assert all(line.startswith(("back after", "p99 was")) for line in row["wrong"]), (
+        done.stdout
+    )  # the machine may be slow
     assert done.returncode == (1 if row["wrong"] else 0)
     figures = row["figures"]
     assert figures["sent"] == figures["acknowledged"] > 1000

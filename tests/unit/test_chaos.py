@@ -100,6 +100,7 @@ def test_whole_hours_are_taken_off_stamps() -> None:
         ({"extra": 1}, "quiet run does not make"),
         ({"dead": 1}, "dead letters"),
         ({"drained": False}, "not drained"),
+        ({"p99_before_ms": 301.0}, "too busy"),
         ({"recovery_s": None}, "not back within the run"),
         ({"recovery_s": 5.1}, "back after 5.1 s"),
     ],

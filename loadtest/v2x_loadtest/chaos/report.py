@@ -14,6 +14,7 @@ from v2x.errors import ConfigError
 
 from v2x_loadtest.bench.harness import machine
 from v2x_loadtest.chaos.run import ChaosOptions, Outcome
+from v2x_loadtest.chaos.table import ROWS
 
 _STYLE: Final = {"pass": "bold green", "FAIL": "bold red", "not possible here": "yellow"}
 
@@ -39,7 +40,8 @@ def merged(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--json {path} holds something else ({error!r}); give another file") from error
     rows = {**known, **{row["row"]: row for row in made["rows"]}}
-    return {**made, "rows": list(rows.values())}
+    order = {row.name: nth for nth, row in enumerate(ROWS)}
+    return {**made, "rows": sorted(rows.values(), key=lambda row: order.get(row["row"], len(order)))}
 
 
 def show(outcomes: Sequence[Outcome], console: Console) -> None:

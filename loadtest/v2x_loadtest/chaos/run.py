@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from v2x.errors import V2XError
+from v2x.errors import BrokerError, V2XError
 from v2x.topics import UPLINKS, MessageClass
 
 from v2x_loadtest.audit.ledger import Ledger
@@ -29,7 +29,7 @@ from v2x_loadtest.chaos.parts import ClockedKafka, Cluster, SmallDisk
 from v2x_loadtest.chaos.proxy import Proxy
 from v2x_loadtest.chaos.table import Row, verdict
 from v2x_loadtest.chaos.world import World
-from v2x_loadtest.demo.interrupt import closing
+from v2x_loadtest.demo.interrupt import closing, interruptible
 from v2x_loadtest.latency import join
 from v2x_loadtest.scene import load_scene
 from v2x_loadtest.simulate.scale import scaled_zones
@@ -135,7 +135,8 @@ def world_for(row: Row, options: ChaosOptions, folder: Path, say: Say) -> Iterat
         if row.setup.clock == "ingest":
             ingest = stack.services["ingest"]
             ingest.env = {**ingest.env, **parts["clock"].environment}
-        with closing(stack):
+        # ``closing`` ignores signals while it stops the stack; the next row must hear them again.
+        with interruptible(), closing(stack):
             if "cluster" in parts:
                 parts["cluster"].start()
             stack.start()
@@ -189,9 +190,11 @@ def _run(row: Row, options: ChaosOptions, folder: Path, say: Say) -> tuple[Figur
         world.crowd = crowd = Crowd(mqtt, folder, copies_for(options.rate), options.seed)
         try:
             crowd.wait_until_sending()
-            steady_us = time.time_ns() // 1000 + round(_STEADY_S * 1e6)
-            world.rest(_STEADY_S + options.seconds)
-            world.wait_until_keeping_up(_BACK_S)
+            world.rest(_STEADY_S)
+            if not world.wait_until_keeping_up(_BACK_S):
+                raise BrokerError("the services do not keep up before the fault: the load is too much for this machine")
+            steady_us = time.time_ns() // 1000
+            world.rest(options.seconds)
             row.do(world)
             left = row.expect.recovery_s + _BACK_S - (time.time_ns() // 1000 - world.lifted_us) / 1e6
             world.wait_until_keeping_up(max(left, 1.0))

@@ -9,7 +9,7 @@ from typing import Final
 from v2x.errors import ConfigError
 
 from v2x_loadtest.chaos import clock, faults
-from v2x_loadtest.chaos.figures import Figures
+from v2x_loadtest.chaos.figures import AIM_MS, Figures
 from v2x_loadtest.chaos.parts import SmallDisk
 from v2x_loadtest.chaos.world import World
 
@@ -20,6 +20,7 @@ FREEZE_S: Final = 30.0
 OUTAGE_S: Final = 60.0
 HALF_OPEN_S: Final = 20.0  # requests to Kafka time out after 10 s and 5 s of grace, pings to MQTT after 8 to 12 s
 BUDGET_ERROR: Final = 0.1
+BUSY_MS: Final = 3 * AIM_MS  # p99 before the fault; above, recovery says nothing
 SEE_CONFIRM: Final = "see confirm"
 
 
@@ -258,6 +259,10 @@ def verdict(row: Row, f: Figures, world: World | None) -> list[str]:
             (f.extra > 0, f"{f.extra:,} outputs that a quiet run does not make"),
             (f.dead > 0 and not e.dead, f"{f.dead:,} dead letters"),
             (not f.drained, "not drained in time"),
+            (
+                f.p99_before_ms > BUSY_MS,
+                f"p99 was {f.p99_before_ms:,.0f} ms before the fault: the machine is too busy for this load",
+            ),
             (f.recovery_s is None, "not back within the run"),
             (f.recovery_s is not None and f.recovery_s > e.recovery_s, f"back after {f.recovery_s} s only"),
             (
