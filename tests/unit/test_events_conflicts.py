@@ -25,6 +25,7 @@ from tests.unit.events_world import (
 )
 from v2x.events import Detector
 from v2x.events import kernel as k
+from v2x.events.handing import pack, unpack
 from v2x.events.witness import FLAG_AIRBAG, FLAG_HAZARD
 from v2x.road import Road
 
@@ -377,13 +378,19 @@ def test_who_may_turn_right_is_told_only_when_he_went_straight(turns, found):
 
 
 def test_in_another_zone_lanes_have_other_indices():
-    a, b = World(street_nodes()), World(motorway_nodes())
-    a.run([cruising(1, 300.0 - 12.0 * 8.0, 12.0, lane=1)], 8.2, lambda t: a.light(t, 3))
-    handed = a.det.release(1)
-    assert handed["row"]["ints"][k.RED_STATE] > 0
-    assert handed["row"]["ints"][k.FROM_LANE] > 0
-    b.det.adopt(1, json.loads(json.dumps(handed)))
-    assert (b.det.table.ints[0, k.FROM_LANE], b.det.table.ints[0, k.RED_STATE]) == (0, 0)
+    w = World(street_nodes())
+    w.run([cruising(1, 300.0 - 12.0 * 8.0, 12.0, lane=1)], 8.2, lambda t: w.light(t, 3))
+    row = w.det.table.row(1)
+    assert row is not None
+    ints, reals = row
+    assert ints[k.RED_STATE] > 0
+    assert ints[k.FROM_LANE] > 0
+    ints[k.MOVED], reals[k.HISTORY - 1] = w.det.now, 0.0  # so that there is something to hand over
+    ghost = unpack(
+        pack(w.det.table, w.det.book, 1, w.det.now), 1, w.det.now, (0.0, 0.0, 0.0, 0.0), w.det.book.frame
+    ).ghost
+    assert ghost is not None
+    assert (ghost.ints[k.FROM_LANE], ghost.ints[k.RED_STATE]) == (0, 0)
 
 
 # -- state ------------------------------------------------------------------------------------------------------------

@@ -268,7 +268,8 @@ def test_frames_are_what_the_encoder_makes() -> None:
             found, (zone, _), (names, name_at) = np.zeros(len(links), np.int32), strings([f"Z{nth}"]), strings(links)
             count = lane_column(lane, lanes.link, lanes.lane_id, columns, nth, n, found)
             end = write(
-                start, 5, nth, zone, fs.T0, fs.T0 + 7, 9, columns, nth, n, found, count, names, name_at, nth % 2, out, nth
+                start, 5, nth, zone, fs.T0, fs.T0 + 7, 9, columns, nth, n, found, count, names, name_at, nth % 2, out,
+                nth,
             )  # fmt: skip
             assert out[nth:end].tobytes() == CODEC.encode("track_frame", record)
             assert end - nth <= room(len(start), len(zone), len(names), n)
