@@ -12,6 +12,7 @@ from typing import Any, Final
 from v2x.fusion import layout as c
 from v2x.fusion.clock import FRAME_MS
 from v2x.fusion.jit import helper, kernel
+from v2x.fusion.kalman import ahead
 
 ADOPT_M: Final = 100.0
 LEASE_M: Final = 20.0
@@ -112,7 +113,8 @@ def decide(
                 a[c.I_LEASE] = stream_ms
             continue
         dt = (event_ms - a[c.I_T]) * 1e-3
-        past, beside = _past(xy, start, boxes, s[row, c.S_E] + dt * s[row, c.S_VE], s[row, c.S_N] + dt * s[row, c.S_VN])
+        east, north, _, _ = ahead(s[row], dt)
+        past, beside = _past(xy, start, boxes, east, north)
         if a[c.I_TOLD] != 0 and past < -FORGET_M:
             a[c.I_TOLD] = 0
         if a[c.I_OWN] == 0:

@@ -14,7 +14,7 @@ import numpy as np
 from v2x.fusion import layout as c
 from v2x.fusion.angles import bearing, turn
 from v2x.fusion.jit import helper
-from v2x.fusion.kalman import noise, position_cov
+from v2x.fusion.kalman import ahead, noise, told_cov
 from v2x.geo import ECC2, SEMI_MAJOR_M
 
 # Rows of the reals.
@@ -139,11 +139,11 @@ def export(
         k = first + at
         a, b = s[rows[at]], i[rows[at]]
         dt = (event_ms - b[c.I_T]) * 1e-3
-        east, north = a[c.S_E] + dt * a[c.S_VE], a[c.S_N] + dt * a[c.S_VN]
-        ee, en, nn = position_cov(a, dt, noise(a, b, prm))
+        east, north, ve, vn = ahead(a, dt)
+        ee, en, nn = told_cov(a, dt, noise(a, b, prm))
         mean, half = 0.5 * (ee + nn), 0.5 * (ee - nn)
         sigma = sqrt(mean + sqrt(half * half + en * en))
-        x[X_E, k], x[X_N, k], x[X_VE, k], x[X_VN, k] = east, north, a[c.S_VE], a[c.S_VN]
+        x[X_E, k], x[X_N, k], x[X_VE, k], x[X_VN, k] = east, north, ve, vn
         x[X_ALONG, k], x[X_LATERAL, k] = a[c.S_HX], a[c.S_HY]
         x[X_ACC, k], x[X_SIGMA, k] = a[c.S_ACC], sigma
         x[X_LEN, k], x[X_WID, k] = a[c.S_LEN], a[c.S_WID]
