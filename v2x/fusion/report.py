@@ -18,7 +18,8 @@ from v2x.geo import ECC2, SEMI_MAJOR_M
 
 # Rows of the reals.
 X_E, X_N, X_VE, X_VN, X_SPEED, X_HEAD, X_ACC, X_LEN, X_WID, X_SIGMA, X_ALONG, X_LATERAL = range(12)
-X_ROWS: Final = 12
+X_EE, X_EN, X_NN = range(12, 15)  # covariance of the position, m2
+X_ROWS: Final = 15
 # Rows of the integers: a frame's columns in the schema's order and units (v2x.fusion.frames), then two for the view.
 Y_TRACK, Y_CLS, Y_LAT, Y_LON, Y_SPEED, Y_HEAD, Y_ACC, Y_SIGMA, Y_LEN, Y_WID, Y_LANE, Y_HITS, Y_AGE = range(13)
 Y_BORN, Y_LAST = 13, 14
@@ -99,6 +100,7 @@ def export(
         x[X_E, k], x[X_N, k], x[X_VE, k], x[X_VN, k] = east, north, a[c.S_VE], a[c.S_VN]
         x[X_SPEED, k], x[X_HEAD, k], x[X_ACC, k], x[X_SIGMA, k] = speed, heading, a[c.S_ACC], sigma
         x[X_LEN, k], x[X_WID, k] = a[c.S_LEN], a[c.S_WID]
+        x[X_EE, k], x[X_EN, k], x[X_NN, k] = ee, en, nn
         phi = geo[0] + north / geo[2]
         d = sin(phi)
         normal = SEMI_MAJOR_M / sqrt(1.0 - ECC2 * d * d)

@@ -20,6 +20,7 @@ from v2x.fusion.report import (
     X_ACC,
     X_ALONG,
     X_E,
+    X_EE,
     X_HEAD,
     X_LATERAL,
     X_LEN,
@@ -232,6 +233,10 @@ class ZoneState:
             lateral=x[X_LATERAL], age_ms=y[Y_AGE], hits=y[Y_HITS], born_ms=y[Y_BORN], last_ms=y[Y_LAST],
             sigma=x[X_SIGMA],
         )  # fmt: skip
+
+    def covariance(self) -> F64:
+        """Return the covariance (ee, en, nn; m2) of the positions of the last frame, (3, tracks); good until the next."""
+        return self._x[X_EE : X_EE + 3, : self._count]
 
     # -- snapshots --------------------------------------------------------------------------------------------------
     def arrays(self) -> Arrays:
