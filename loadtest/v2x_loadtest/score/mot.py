@@ -136,9 +136,8 @@ def hota(steps: Sequence[Step], cut: float) -> Hota:
     pairs: list[list[tuple[I64, I64]]] = [[] for _ in ALPHAS]
     for a, b, likeness in near:
         taken = match(a, b, -share[a, b] * likeness)
-        a, b, likeness = a[taken], b[taken], likeness[taken]
         for k, alpha in enumerate(ALPHAS):
-            good = likeness >= alpha - _TINY
+            good = taken[likeness[taken] >= alpha - _TINY]
             pairs[k].append((a[good], b[good]))
     detection, association = np.zeros(len(ALPHAS)), np.zeros(len(ALPHAS))
     for k, found in enumerate(pairs):

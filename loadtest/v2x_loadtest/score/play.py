@@ -1,4 +1,4 @@
-"""A log through the pure cores, as fast as the processor goes: what fusion reports, tells and measures, without a broker.
+"""A log through the pure cores, as fast as the processor goes: what fusion reports, tells and measures, no broker.
 
 Messages are put into partitions as ingest would, ``LOG_MS`` after they arrive; silent partitions get ticks; gantry
 records go through the pairing stage; what one partition says to another comes ``LOG_MS`` later. Engines are fed in
@@ -157,11 +157,11 @@ class Player:
     def _neighbours(self, edge: int) -> None:
         """Put in what other partitions and the gantries' stage said."""
         later, self._later = self._later, []
-        for row in later:
-            if row[0] < edge and row[1] in self.engines:
-                self._append(*row)
-            elif row[1] in self.engines:
-                self._later.append(row)
+        for at_ms, partition, key, value in later:
+            if at_ms >= edge:
+                self._later.append((at_ms, partition, key, value))
+            elif partition in self.engines:
+                self._append(partition, at_ms, key, value)
 
     def _toll(self, messages: Iterable[Message]) -> None:
         for m in messages:
