@@ -235,7 +235,7 @@ class ZoneState:
         )  # fmt: skip
 
     def covariance(self) -> F64:
-        """Return the covariance (ee, en, nn; m2) of the positions of the last frame, (3, tracks); good until the next."""
+        """Return the covariance (ee, en, nn; m2) of the last frame's positions, (3, tracks); good until the next."""
         return self._x[X_EE : X_EE + 3, : self._count]
 
     # -- snapshots --------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def gnn(scans: Sequence[Scan], instants: Instants, progress: Progress | None = N
 
 Tracker = Callable[[Sequence[Scan], Instants, Progress | None], dict[int, Estimates]]
 BASELINES: Final[Mapping[str, tuple[str, Tracker]]] = {
-    "single": ("the nearest sensor alone", single),
-    "hungarian": ("Hungarian, constant velocity (as OpenV2X)", hungarian),
+    "single": ("nearest sensor", single),
+    "hungarian": ("Hungarian + CV", hungarian),
     "gnn": ("Stone Soup GNN", gnn),
 }

@@ -8,17 +8,18 @@ figures are told for seeds from ``UNSEEN`` on.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
+from v2x.columns import Record
 from v2x.errors import ConfigError
 from v2x.geo import LocalFrame
 from v2x.zones import ZoneMap
 
 from v2x_loadtest.audit.ledger import SENT, Ledger
-from v2x_loadtest.scene import TruthEvent, load_scene
+from v2x_loadtest.scene import Scene, TruthEvent, load_scene
 from v2x_loadtest.score.matching import F64
 from v2x_loadtest.score.play import Message
 from v2x_loadtest.score.setting import FRAME, T0_MS, Setting, make
@@ -120,6 +121,7 @@ class Case:
     covered: Reach
     truth: Truth | None = None  # of a recorded scene: its events and passages
     judge_events: bool = False
+    logs: dict[int, list[Record]] | None = None  # by partition: a log to be replayed as it is, instead of the messages
 
     @property
     def begin_ms(self) -> int:
@@ -161,9 +163,7 @@ def make_case(name: str, variant: str, seed: int, seconds: float | None = None) 
     return (_recorded if scene.recorded else _generated)(name, scene, variant, change, seed, seconds)
 
 
-def _recorded(
-    name: str, row: SceneRow, variant: str, change: VariantRow, seed: int, seconds: float | None
-) -> Case:
+def _recorded(name: str, row: SceneRow, variant: str, change: VariantRow, seed: int, seconds: float | None) -> Case:
     scene = copy.copy(load_scene(row.recorded))
     begin, end = row.window_s or (0.0, scene.duration_s)
     window = (begin, min(end, begin + seconds) if seconds else end)
@@ -181,22 +181,33 @@ def _recorded(
     zones = ZoneMap.parse(scene.zones)
     messages = scene_messages(scene, options, zones, T0_MS, silent)
     truth = Truth(scene)
-    places = truth.frame.to_local([d.lat for d in rsus], [d.lon for d in rsus])
-    reach = Reach(*places, np.array([d.range_m for d in rsus]), until)
+    reach = scene_reach(scene, truth, until)
     scene.events = [replace(e, observable=e.observable and _seen(e, truth, reach)) for e in scene.events]
-    centre = next((e for e in scene.events if row.around and e.kind == row.around and "optional" not in e.details), None)
+    centre = next(
+        (e for e in scene.events if row.around and e.kind == row.around and "optional" not in e.details), None
+    )
     if centre is not None:
         east, north = truth.frame.to_local(centre.lat, centre.lon)
         reach = replace(reach, focus=(float(east), float(north)))
     ledger = Ledger([], np.zeros(0, SENT), scene.name, T0_MS, begin, 1.0, 1, seed)
     return Case(
-        name, variant, seed, zones, truth.frame, messages, window, row.warm_s, ledger, truth.at, reach, truth, row.events
+        name,
+        variant,
+        seed,
+        zones,
+        truth.frame,
+        messages,
+        window,
+        row.warm_s,
+        ledger,
+        truth.at,
+        reach,
+        truth,
+        row.events,
     )
 
 
-def _generated(
-    name: str, row: SceneRow, variant: str, change: VariantRow, seed: int, seconds: float | None
-) -> Case:
+def _generated(name: str, row: SceneRow, variant: str, change: VariantRow, seed: int, seconds: float | None) -> Case:
     setting = Setting(**{"seed": seed, **row.setting, **change.setting})
     if seconds:
         setting = replace(setting, seconds=min(seconds, setting.seconds))
@@ -215,6 +226,14 @@ def _generated(
     ledger = Ledger([], np.zeros(0, SENT), name, T0_MS, 0.0, 1.0, 1, seed)
     messages = world_messages(world, zones, silent)
     return Case(name, variant, seed, zones, FRAME, messages, window, row.warm_s, ledger, at, reach)
+
+
+def scene_reach(scene: Scene, truth: Truth, until_s: F64 | None = None) -> Reach:
+    """Return what the units of a recorded scene reach; ``until_s``: as in Reach, by default they all live on."""
+    rsus = [d for d in scene.devices if d.kind == "rsu"]
+    places = truth.frame.to_local([d.lat for d in rsus], [d.lon for d in rsus])
+    live = np.full(len(rsus), np.inf) if until_s is None else until_s
+    return Reach(*places, np.array([d.range_m for d in rsus]), live)
 
 
 def _check_length(name: str, window: tuple[float, float], warm_s: float) -> None:
@@ -244,3 +263,11 @@ def _seen(event: TruthEvent, truth: Truth, reach: Reach) -> bool:
 def known(names: Sequence[str], every: Mapping[str, Any]) -> list[str]:
     """Return names with ``all`` resolved, in the table's order."""
     return list(every) if "all" in names else list(names)
+
+
+def pairs(scenes: Sequence[str], variants: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield every scene in every variant; of several variants those that a scene cannot have are left out."""
+    for scene in scenes:
+        for variant in variants:
+            if len(variants) == 1 or scene_row(scene).recorded or not variant_row(variant).gantries:
+                yield scene, variant

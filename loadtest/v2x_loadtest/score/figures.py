@@ -1,4 +1,4 @@
-"""Tracks of any tracker against truth: GOSPA, CLEAR MOT, identity, HOTA, the error of position and whether it is owned up.
+"""Tracks of any tracker against truth: GOSPA, CLEAR MOT, identity, HOTA, errors of position and whether they are told.
 
 Only the covered road counts (see tracks.py): an object or a track past the edge takes part where its partner is inside.
 """

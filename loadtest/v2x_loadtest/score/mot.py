@@ -1,7 +1,7 @@
 """Multi-object tracking metrics on points: CLEAR MOT, identity and HOTA.
 
-* CLEAR MOT (K. Bernardin, R. Stiefelhagen, "Evaluating Multiple Object Tracking Performance", EURASIP JIVP 2008): a pair
-  that was matched stays matched while it is near enough, the others are matched anew; MOTA = 1 - (misses + false +
+* CLEAR MOT (K. Bernardin, R. Stiefelhagen, "Evaluating Multiple Object Tracking Performance", EURASIP JIVP 2008): a
+  pair that was matched stays matched while it is near enough, the others are matched anew; MOTA = 1 - (misses + false +
   switches) / objects, MOTP = mean distance of the matches (m).
 * Identity (E. Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking", 2016): one
   assignment of tracks to objects for the whole run; IDF1 = 2 IDTP / (objects + estimates).

@@ -32,6 +32,7 @@ LOG_MS: Final = 6  # from ingest to the log, and from fusion to the log: the med
 SLICE_MS: Final = 20
 SAMPLE_MS: Final = 200
 PARTITIONS: Final = 8
+_CHUNK: Final = 500
 WORLD: Final = "00000000-0000-4000-8000-000000000000"
 
 
@@ -81,18 +82,25 @@ class _Engine(Engine):
 class Player:
     """The engines of all partitions that have zones, and the log between them."""
 
-    def __init__(self, zones: ZoneMap, frame: LocalFrame, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        zones: ZoneMap,
+        frame: LocalFrame,
+        config: Mapping[str, Any] | None = None,
+        partitions: int = PARTITIONS,
+    ) -> None:
         """``frame``: that of the truth; ``config``: overrides of kernel parameters and event rules."""
         registry = Registry.load()
         self._codec = ReferenceCodec(registry, strict=False)
         decoder = ColumnDecoder(registry)
         self.zones, self._frame = zones, frame
         self.engines = {
-            p: _Engine(config, zones, decoder, self._codec, p, PARTITIONS, self._codec.decode_kafka)
-            for p in sorted({zones.partition(z, PARTITIONS) for z in zones.zones})
+            p: _Engine(config, zones, decoder, self._codec, p, partitions, self._codec.decode_kafka)
+            for p in sorted({zones.partition(z, partitions) for z in zones.zones})
         }
-        self._of_zone = {z: zones.partition(z, PARTITIONS) for z in zones.zones}
-        self._gantry = GantryStage(zones, decoder, self._codec, 0, PARTITIONS)
+        self._of_zone = {z: zones.partition(z, partitions) for z in zones.zones}
+        self._partitions = partitions
+        self._gantry = GantryStage(zones, decoder, self._codec, 0, partitions)
         self._logs: dict[int, list[Record]] = {p: [] for p in self.engines}
         self._ends = dict.fromkeys(self.engines, 0)  # next offset
         self._gantry_end = 0
@@ -132,6 +140,18 @@ class Player:
                 self._take(p, records, engine.feed(records), edge)
             if progress is not None and edge % 1000 < SLICE_MS:
                 progress(edge)
+        return self._done()
+
+    def replay(self, logs: Mapping[int, Sequence[Record]]) -> Played:
+        """Replay partitions of v2x.observations as they are: what neighbours and gantries said lies in them."""
+        for p, engine in self.engines.items():
+            log = logs.get(p, ())
+            for first in range(0, len(log), _CHUNK):
+                records = log[first : first + _CHUNK]
+                self._take(p, records, engine.feed(records), 0)
+        return self._done()
+
+    def _done(self) -> Played:
         for engine in self.engines.values():
             for name, n in engine.counters.items():
                 self.out.counters[name] = self.out.counters.get(name, 0) + n
@@ -141,9 +161,9 @@ class Player:
     # -- in ---------------------------------------------------------------------------------------------------------
     def _begin(self, begin_ms: int) -> None:
         for p in self.engines:
-            genesis = {"generation": WORLD, "partition": p, "partitions": PARTITIONS, "ts_ms": begin_ms}
+            genesis = {"generation": WORLD, "partition": p, "partitions": self._partitions, "ts_ms": begin_ms}
             self._append(p, begin_ms, b"genesis", self._codec.encode("genesis", genesis))
-        genesis = {"generation": WORLD, "partition": 0, "partitions": PARTITIONS, "ts_ms": begin_ms}
+        genesis = {"generation": WORLD, "partition": 0, "partitions": self._partitions, "ts_ms": begin_ms}
         self._gantry_feed(begin_ms, b"genesis", self._codec.encode("genesis", genesis))
 
     def _tick(self, at_ms: int) -> bytes:
@@ -175,9 +195,9 @@ class Player:
 
     # -- out --------------------------------------------------------------------------------------------------------
     def _take(self, partition: int, records: Sequence[Record], outputs: Iterable[Output], edge: int) -> None:
-        first = records[0].offset
+        stamps = {r.offset: r.stamp_ms for r in records}
         for o in outputs:
-            at = records[o.offset - first].stamp_ms + LOG_MS
+            at = stamps[o.offset] + LOG_MS
             if o.topic == OBSERVATIONS:
                 self._later.append((max(at, edge), o.partition, o.key, o.value))
             elif o.topic in {EVENTS, LINKS}:

@@ -54,9 +54,7 @@ def scans(messages: Sequence[Message], frame: LocalFrame) -> list[Scan]:
             rows = slice(int(begins[k]), int(ends[k]))
             lat0, lon0 = int(rsm.col("ref_lat")[k]), int(rsm.col("ref_lon")[k])
             place = frame.point(lat0, lon0)
-            east, north = frame.to_local(
-                (columns["d_lat"][rows] + lat0) * 1e-7, (columns["d_lon"][rows] + lon0) * 1e-7
-            )
+            east, north = frame.to_local((columns["d_lat"][rows] + lat0) * 1e-7, (columns["d_lon"][rows] + lon0) * 1e-7)
             velocity = _velocity(columns["speed"][rows], columns["heading"][rows])
             when = (chunk[m].at_ms + LOG_MS, int(rsm.col("ts_ms")[k]))
             out.append(Scan(*when, sensor, place, columns["ptc_id"][rows].copy(), east, north, *velocity))

@@ -68,6 +68,3 @@ def world_messages(world: World, zones: ZoneMap, silent_s: Mapping[str, float]) 
             value = codec.encode("rsm", record)
             out.append(Message(T0_MS + at_ms, OBSERVATIONS, device.encode(), value, zones.route(device, None, None)))
     return out
-
-
-

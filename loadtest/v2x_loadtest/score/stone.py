@@ -1,6 +1,7 @@
 """Stone Soup's global nearest neighbour tracker on the scans: its filter, hypothesiser, tree and assignment.
 
-Measured are place and told velocity; a scan meets only the tracks near it, or one scan of a motorway would take seconds.
+Measured are place and told velocity. A scan meets only the tracks near it, and the motion model is written out: with
+every track and the library's block matrices one scan of a motorway takes seconds. So it takes about 40 ms.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from stonesoup.dataassociator.tree import DetectionKDTreeMixIn
 from stonesoup.hypothesiser.distance import DistanceHypothesiser
 from stonesoup.measures import Mahalanobis
 from stonesoup.models.measurement.linear import LinearGaussian
-from stonesoup.models.transition.linear import CombinedLinearGaussianTransitionModel, ConstantVelocity
+from stonesoup.models.transition.linear import LinearGaussianTransitionModel
 from stonesoup.predictor.kalman import KalmanPredictor
+from stonesoup.types.array import CovarianceMatrix
 from stonesoup.types.detection import Detection
 from stonesoup.types.state import GaussianState
 from stonesoup.types.track import Track
@@ -32,7 +34,29 @@ NEAR_M: Final = 12.0
 _EPOCH: Final = datetime(2020, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
-class _Associator(DetectionKDTreeMixIn, GNNWith2DAssignment):  # type: ignore[misc]
+class _Steady(LinearGaussianTransitionModel):
+    """Constant velocity in the plane with white acceleration: the library's two models in one matrix."""
+
+    @property
+    def ndim_state(self) -> int:
+        """Return four: east, its rate, north, its rate."""
+        return 4
+
+    def matrix(self, time_interval: timedelta, **_: Any) -> Any:
+        """Return the transition over an interval."""
+        out = np.eye(4)
+        out[0, 1] = out[2, 3] = time_interval.total_seconds()
+        return out
+
+    def covar(self, time_interval: timedelta, **_: Any) -> Any:
+        """Return the noise over an interval (of either sign)."""
+        dt = abs(time_interval.total_seconds())
+        out = np.zeros((4, 4))
+        out[:2, :2] = out[2:, 2:] = np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]]) * Q
+        return out.view(CovarianceMatrix)
+
+
+class _Associator(DetectionKDTreeMixIn, GNNWith2DAssignment):
     """Global nearest neighbour behind a tree of the detections."""
 
 
@@ -42,7 +66,7 @@ def track(
     """Return what Stone Soup reports for each instant."""
     noise = np.diag([SIGMA_M**2, SIGMA_M**2, SPEED_MPS**2, SPEED_MPS**2])
     sensor = LinearGaussian(ndim_state=4, mapping=(0, 2, 1, 3), noise_covar=noise)
-    predictor = KalmanPredictor(CombinedLinearGaussianTransitionModel([ConstantVelocity(Q), ConstantVelocity(Q)]))
+    predictor = KalmanPredictor(_Steady())
     updater = KalmanUpdater(sensor)
     hypothesiser = DistanceHypothesiser(predictor, updater, Mahalanobis(), missed_distance=GATE)
     associator = _Associator(

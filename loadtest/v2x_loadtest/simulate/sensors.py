@@ -2,8 +2,8 @@
 
 For each pair in range: seen or missed; position error = an RSU's constant bias + AR(1) noise + white noise, half of
 the variance each unless said; a local id that lasts while the object is seen, but for rare breaks and swaps; a class
-that is mostly right. Beside them false detections, which live one to three scans at places of no meaning. Everything is drawn from one
-generator in a fixed order, so the same seed senses the same.
+that is mostly right. Beside them false detections, which live one to three scans at places of no meaning. Everything is
+drawn from one generator in a fixed order, so the same seed senses the same.
 """
 
 from __future__ import annotations
