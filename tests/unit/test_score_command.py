@@ -364,7 +364,7 @@ def test_the_commands_of_the_documents_run_in_a_small_form(
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command.split("#", maxsplit=1)[0])[1:]
     if "kafka" in words:
-        pytest.skip("needs brokers: tests/integration/test_demo.py makes such a log")
+        pytest.skip("needs Kafka: tests/integration/test_audit_topics.py reads such a log")
     if "gnn" in command or "--baselines all" in command:
         try:
             pick_baselines("gnn", ["gnn"])
