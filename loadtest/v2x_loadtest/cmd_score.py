@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from v2x.errors import ConfigError
 
 _DEFAULT_SEEDS = "1001-1003"
 _MOST_SEEDS = 1000
+_PLAIN_WIDTH = 130  # where the output is no terminal
 
 
 def score(
@@ -50,7 +52,7 @@ def score(
     from v2x_loadtest.score.baselines import BASELINES  # noqa: PLC0415
     from v2x_loadtest.score.cases import SCENES, VARIANTS, known, make_case, pairs  # noqa: PLC0415
 
-    console, err = Console(), Console(stderr=True)
+    console, err = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH), Console(stderr=True)
     if show:
         _list(console, {"scenes": {k: v.what for k, v in SCENES.items()},
                         "variants": {k: v.what for k, v in VARIANTS.items()},
@@ -70,10 +72,14 @@ def score(
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True
     ) as progress:
-        task = progress.add_task("", total=1.0)
+        task, last = progress.add_task("", total=1.0), ""
 
         def say(what: str, done: float) -> None:
+            nonlocal last
             progress.update(task, description=what, completed=min(max(done, 0.0), 1.0))
+            if what != last and not err.is_terminal:  # a log has no bar
+                typer.echo(what, err=True)
+            last = what
 
         try:
             if log is not None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -336,6 +339,27 @@ def test_mistakes_are_told(args: list[str], says: str) -> None:
 def test_a_log_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"junk")
     assert "is no log that --save-log wrote" in run("--log", str(tmp_path / "x.npz"))[1]
+
+
+def test_ctrl_c_prints_what_is_done_and_ends_with_130() -> None:
+    command = [sys.executable, "-m", "v2x_loadtest.cli", "score", "--scene", "synthetic", "--scene", "urban"]
+    process = subprocess.Popen(
+        [*command, "--seeds", "1001", "--baselines", "none"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        for line_ in process.stderr:
+            if "urban" in line_:
+                process.send_signal(signal.SIGINT)
+                break
+        output, rest = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert "synthetic, plain" in output
+    assert "\x1b" not in output
 
 
 def test_seeds_and_baselines() -> None:
