@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "tail": ("v2x_loadtest.cmd_tail", "tail", "Watch events, tracks or links, with the latency of every hop"),
     "topics": ("v2x_loadtest.cmd_topics", "app", "Make and check the Kafka topics"),
     "audit": ("v2x_loadtest.cmd_audit", "audit", "Count what was sent, acknowledged, in Kafka, fused, lost, repeated"),
+    "score": ("v2x_loadtest.cmd_score", "score", "How well fusion does, against truth and against other trackers"),
     "schemas": ("v2x_services.cmd_schemas", "app", "List, show and check the Avro schemas"),
     "deadletter": ("v2x_loadtest.cmd_deadletter", "app", "List, show, replay and drop what could not be taken in"),
     "chaos": ("v2x_loadtest.cmd_chaos", "chaos", "Faults under load, one by one, and an audit as the verdict of each"),

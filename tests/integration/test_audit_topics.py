@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
@@ -17,8 +18,11 @@ from v2x.topics import DEADLETTER, DEVICES, HEADER_COPY, HEADER_RX, OBSERVATIONS
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_loadtest.audit.ledger import SENT
 from v2x_loadtest.audit.log import read_log
 from v2x_loadtest.audit.verdict import judge
+from v2x_loadtest.score.cases import Case, make_case
+from v2x_loadtest.score.saved import from_kafka
 
 pytestmark = pytest.mark.real
 BOOT = 1_700_000_000_000
@@ -101,3 +105,35 @@ async def test_the_command_ends_with_1_if_anything_is_lost(
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "no ledger in" in done.stderr
+
+
+async def test_the_score_takes_a_log_as_it_is_in_kafka(world: str, producer: AIOKafkaProducer, tmp_path: Path) -> None:
+    case = make_case("synthetic", "plain", 1001, 3.5)
+    before = await asyncio.to_thread(from_kafka, world, ledger_of(case, tmp_path))
+    assert case.truth is not None
+    rows = case.messages[:60]
+    for k, m in enumerate(rows):
+        headers = [(HEADER_COPY, b"1")] if k % 10 == 9 else []
+        await producer.send(OBSERVATIONS, m.value, key=m.key, partition=k % 2, headers=headers)
+    await producer.flush()
+
+    found = await asyncio.to_thread(from_kafka, world, tmp_path)
+    assert found.logs is not None
+    assert before.logs is not None
+    new = [r for p, log in found.logs.items() for r in log[len(before.logs[p]) :]]
+    assert sorted(r.value for r in new) == sorted(m.value for m in rows)
+    assert [r.offset for r in found.logs[0]] == list(range(len(found.logs[0])))
+    schemas = {Registry.load().get(name).id for name in ("rsm", "bsm")}
+    seen = [m for k, m in enumerate(rows) if k % 10 != 9 and int.from_bytes(m.value[1:5], "big") in schemas]
+    assert len(found.messages) - len(before.messages) == len(seen)
+    assert found.ledger.scene == "synthetic"
+
+
+def ledger_of(case: Case, folder: Path) -> Path:
+    head = {
+        "devices": [{"id": "RSU-S-01", "kind": "rsu", "boot": BOOT}], "scene": "synthetic", "t0_ms": case.ledger.t0_ms,
+        "offset_s": 0.0, "speed": 1.0, "copies": 1, "seed": 1001,
+    }  # fmt: skip
+    (folder / "devices.json").write_text(json.dumps(head))
+    np.save(folder / "sent.npy", np.zeros(0, SENT))
+    return folder

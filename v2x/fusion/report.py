@@ -19,7 +19,8 @@ from v2x.geo import ECC2, SEMI_MAJOR_M
 
 # Rows of the reals.
 X_E, X_N, X_VE, X_VN, X_SPEED, X_HEAD, X_ACC, X_LEN, X_WID, X_SIGMA, X_ALONG, X_LATERAL = range(12)
-X_ROWS: Final = 12
+X_EE, X_EN, X_NN = range(12, 15)  # covariance of the position, m2
+X_ROWS: Final = 15
 # Rows of the integers: a frame's columns in the schema's order and units (v2x.fusion.frames), then two for the view.
 Y_TRACK, Y_CLS, Y_LAT, Y_LON, Y_SPEED, Y_HEAD, Y_ACC, Y_SIGMA, Y_LEN, Y_WID, Y_LANE, Y_HITS, Y_AGE = range(13)
 Y_BORN, Y_LAST = 13, 14
@@ -147,6 +148,7 @@ def export(
         x[X_ALONG, k], x[X_LATERAL, k] = a[c.S_HX], a[c.S_HY]
         x[X_ACC, k], x[X_SIGMA, k] = a[c.S_ACC], sigma
         x[X_LEN, k], x[X_WID, k] = a[c.S_LEN], a[c.S_WID]
+        x[X_EE, k], x[X_EN, k], x[X_NN, k] = ee, en, nn
         y[Y_ACC, k] = max(min(round(a[c.S_ACC] * 100.0), 2_000), -2_000)
         y[Y_SIGMA, k] = min(round(sigma * 100.0), 65_535)
         y[Y_LEN, k] = min(round(a[c.S_LEN] * 100.0), 4_095)

@@ -23,7 +23,7 @@ from v2x.fusion import layout as c
 from v2x.fusion import report as rp
 from v2x.fusion import zone as zn
 from v2x.fusion.jit import kernel, real_line, reals, short, short_line, text_line, whole, whole_line
-from v2x.fusion.layout import I64
+from v2x.fusion.layout import F64, I64
 from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.place import decide
 from v2x.fusion.report import export, keep_lanes
@@ -181,6 +181,16 @@ class Rounds:
             along=x[rp.X_ALONG], lateral=x[rp.X_LATERAL], age_ms=y[rp.Y_AGE], hits=y[rp.Y_HITS],
             born_ms=y[rp.Y_BORN], last_ms=y[rp.Y_LAST], sigma=x[rp.X_SIGMA],
         )  # fmt: skip
+
+    def last(self, z: int, event_ms: int, stream_ms: int) -> tuple[TrackView, F64]:
+        """Return a zone's own tracks of the last frame, and the covariance (ee, en, nn; m2) of their positions.
+
+        Both are good until the next round.
+        """
+        row: list[int] = self._said[z].tolist()
+        row[SEEN] = row[N]
+        here = slice(row[FIRST], row[FIRST] + row[N])
+        return self._view(self._stations[z], row, event_ms, stream_ms), self._x[rp.X_EE : rp.X_NN + 1, here]
 
     def _plain(self, world: str, station: Station, row: list[int], times: tuple[int, int, int]) -> bytes:
         """Return the value of a frame by way of the port."""

@@ -18,7 +18,7 @@ _RIGHT: Final = 150
 _ROW: Final = 30
 _BAR: Final = 18
 _COLOURS: Final = ("#0b6e4f", "#8d99ae")  # ours, the others
-_STYLE: Final = """
+STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 h1{font-size:1.4em}h2{font-size:1.05em;margin:1.6em 0 .2em}svg{max-width:100%;height:auto}
 text{font:13px system-ui,sans-serif}
@@ -102,7 +102,7 @@ def page(title: str, notes: Sequence[str], charts: Sequence[Chart | Line]) -> st
         f'<p class="note">Median of the rounds, whiskers from the lowest to the highest. {escape(str(here["cpu"]))}, '
         f"{here['cores']} cores, Python {escape(str(here['python']))}.</p>"
     )
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 

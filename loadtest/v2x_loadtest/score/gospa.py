@@ -13,9 +13,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
+
+from v2x_loadtest.score.matching import match, near_pairs
 
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 P: Final = 2
 CUT_M: Final = 5.0
 
@@ -27,22 +29,15 @@ class Gospa(NamedTuple):
     localisation: float
     missed: int
     false: int
-    rows: npt.NDArray[np.intp]  # assigned objects …
-    cols: npt.NDArray[np.intp]  # … and their estimates
+    rows: I64  # assigned objects …
+    cols: I64  # … and their estimates
 
 
 def gospa(truth: F64, estimates: F64, *, cut: float = CUT_M, p: int = P) -> Gospa:
     """Return the distance between ``truth`` (n, 2) and ``estimates`` (m, 2), both in metres."""
-    n, m = len(truth), len(estimates)
-    none = np.zeros(0, np.intp)
-    if n and m:
-        gap = np.hypot(truth[:, None, 0] - estimates[None, :, 0], truth[:, None, 1] - estimates[None, :, 1])
-        rows, cols = linear_sum_assignment(np.minimum(gap, cut) ** p)
-        near = gap[rows, cols] < cut
-        rows, cols = rows[near], cols[near]
-        localisation = float((gap[rows, cols] ** p).sum())
-    else:
-        rows, cols, localisation = none, none, 0.0
-    missed, false = n - rows.size, m - rows.size
+    rows, cols, gap = near_pairs(truth, estimates, cut)
+    taken = match(rows, cols, gap**p - cut**p)  # what a pair saves of the c^p that its two would cost alone
+    localisation = float((gap[taken] ** p).sum())
+    missed, false = len(truth) - taken.size, len(estimates) - taken.size
     total = localisation + cut**p / 2 * (missed + false)
-    return Gospa(total ** (1 / p), localisation, missed, false, rows, cols)
+    return Gospa(total ** (1 / p), localisation, missed, false, rows[taken], cols[taken])

@@ -16,8 +16,9 @@ MAX_DEVICES: Final = 28_000  # connections from one address to one port: Linux g
 class SensorModel:
     """How roadside perception differs from the truth; ranges are drawn once an RSU."""
 
-    sigma_m: tuple[float, float] = (0.3, 0.6)  # position noise each axis; half of its variance is correlated
-    tau_s: float = 1.0  # of the correlated half, AR(1)
+    sigma_m: tuple[float, float] = (0.3, 0.6)  # position noise each axis
+    correlated: float = 0.5  # share of its variance that goes on from scan to scan
+    tau_s: float = 1.0  # of this share, AR(1)
     bias_m: tuple[float, float] = (0.2, 0.3)  # constant offset of an RSU, any direction
     clock_ms: float = 15.0  # sigma of a roadside device's clock
     miss: float = 0.04  # an object in range is not seen in a scan

@@ -1,9 +1,9 @@
 """Roadside perception: what all RSUs report of a step, vectorised over the pairs (RSU, object).
 
-For each pair in range: seen or missed; position error = an RSU's constant bias + AR(1) noise + white noise, half of the
-variance each; a local id that lasts while the object is seen, but for rare breaks and swaps; a class that is mostly
-right. Beside them false detections, which live one to three scans at places of no meaning. Everything is drawn from one
-generator in a fixed order, so the same seed senses the same.
+For each pair in range: seen or missed; position error = an RSU's constant bias + AR(1) noise + white noise, half of
+the variance each unless said; a local id that lasts while the object is seen, but for rare breaks and swaps; a class
+that is mostly right. Beside them false detections, which live one to three scans at places of no meaning. Everything is
+drawn from one generator in a fixed order, so the same seed senses the same.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RsuSensors:
     def _follow(self, step: int, rsu: I8, veh: I8) -> None:
         """Carry noise and local ids of all pairs in range to this step."""
         m, rng = self._model, self._rng
-        correlated = self.sigma[rsu] * np.sqrt(0.5)
+        correlated = self.sigma[rsu] * np.sqrt(m.correlated)
         rho = np.exp(-self._step_s / m.tau_s)
         fresh = step - self._seen[rsu, veh] > m.forget_s / self._step_s
         drawn = rng.normal(0, 1, (2, len(rsu)))
@@ -137,7 +137,7 @@ class RsuSensors:
     def _participants(self, rsu: I8, veh: I8, true: Motion) -> I4:
         m, rng = self._model, self._rng
         k = len(rsu)
-        white = self.sigma[rsu] * np.sqrt(0.5) * rng.normal(0, 1, (2, k))
+        white = self.sigma[rsu] * np.sqrt(1 - m.correlated) * rng.normal(0, 1, (2, k))
         off = self.bias[:, rsu] + self._error[:, rsu, veh] + white
         d_lat = np.round((true.lat + off[1] / self._north[rsu]) * 1e7).astype(np.int64) - self._lat7[rsu]
         d_lon = np.round((true.lon + off[0] / self._east[rsu]) * 1e7).astype(np.int64) - self._lon7[rsu]
