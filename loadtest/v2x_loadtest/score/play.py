@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from v2x.columns import Output, Record
 from v2x.fusion.engine import Engine
-from v2x.fusion.view import F64, TrackView
+from v2x.fusion.view import TrackView
 from v2x.fusion.zone import ZoneState
 from v2x.gantry import GantryStage
 from v2x.geo import LocalFrame
