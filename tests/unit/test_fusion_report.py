@@ -10,14 +10,14 @@ from tests.unit.fusion_drive import CODEC, DECODER
 from v2x.fusion import layout as c
 from v2x.fusion import upkeep as up
 from v2x.fusion.engine import Engine
-from v2x.fusion.kalman import noise, position_cov
+from v2x.fusion.kalman import noise, told_cov
 from v2x.fusion.report import Y_LANE
 from v2x.fusion.station import Station
 from v2x.fusion.zone import ZoneState
 from v2x.geo import ECC2, SEMI_MAJOR_M
 
 NOISY = fs.Settings(
-    seconds=6.0, vehicles=120, walkers=10, sigma_m=1.5, bias_m=2.0, id_break=0.03, false=0.5, length_m=800.0, rsus=3
+    seconds=6.0, vehicles=120, walkers=10, sigma_m=1.5, bias_m=4.0, id_break=0.1, false=0.5, length_m=800.0, rsus=3
 )
 
 
@@ -31,10 +31,13 @@ def plain(z: ZoneState, event_ms: int) -> list[list[int]]:
         if 0 < i[c.I_UNTIL] < event_ms:
             continue
         dt = (event_ms - i[c.I_T]) * 1e-3
-        east, north = s[c.S_E] + dt * s[c.S_VE], s[c.S_N] + dt * s[c.S_VN]
+        ve, vn, turn = s[c.S_VE], s[c.S_VN], s[c.S_OMEGA] * dt
+        far = dt if abs(turn) < 1e-9 else dt * 2.0 * sin(turn / 2) / turn  # the chord, half the turn to the left
+        east = s[c.S_E] + far * (ve * cos(turn / 2) - vn * sin(turn / 2))
+        north = s[c.S_N] + far * (vn * cos(turn / 2) + ve * sin(turn / 2))
         phi = radians(z.frame.lat) + north / z.frame.meridian_m
         normal = SEMI_MAJOR_M / sqrt(1.0 - ECC2 * sin(phi) ** 2)
-        ee, en, nn = position_cov(z.s[row], dt, noise(z.s[row], z.i[row], z.prm))
+        ee, en, nn = told_cov(z.s[row], dt, noise(z.s[row], z.i[row], z.prm))
         sigma = sqrt((ee + nn) / 2 + sqrt(((ee - nn) / 2) ** 2 + en * en))
         ahead = max(event_ms // 100 - i[c.I_SLOT], 0)
         hits = sum(i[c.I_SLOTS] >> 6 * x & 63 for x in range(max(10 - ahead, 0)))

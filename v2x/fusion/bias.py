@@ -1,8 +1,10 @@
-"""A sensor's bias, learnt while it runs: two offsets and a clock error, by a small Kalman filter per roadside unit.
+"""A sensor's bias, learnt while it runs: two offsets and a clock error of each roadside unit.
 
-What one sensor says of a track is compared with what the others have made of it; z = x + b - v·tau. The common mean of
-all biases cannot be seen (a prior of zero mean holds it), and one-way traffic cannot tell a clock from an offset along
-the road: the covariance says so, and goes into R.
+Where two units see one track within moments, the difference of what they say is that of their biases, whatever the
+track really did: z1 - z2 - v (t1 - t2) = H (b1 - b2) + noise, H b = (x - v_e tau, y - v_n tau). Each pair gathers this
+as information; a unit's own bias is what its pairs and a prior of zero mean make of it, the others' biases given
+(successive over-relaxation on the units' common normal equations, one unit a scan). The common mean of all biases
+cannot be seen, and one-way traffic cannot tell a clock from an offset along the road: what is left is told (S_SHARE).
 """
 
 from __future__ import annotations
@@ -12,59 +14,153 @@ from typing import Any, Final
 import numpy as np
 
 from v2x.fusion import layout as c
+from v2x.fusion.colour import FIRST
 from v2x.fusion.jit import helper
 
-# Samples of one scan and of successive scans are correlated (about one second): each tells about a tenth of what
-# independent ones would.
-CAUTION: Final = 12.0
-DRIFT_M2: Final = 4e-6  # m2 per second: 2 mm in a second, 12 cm in an hour
-DRIFT_S2: Final = 1e-10
+TOGETHER_MS: Final = 120  # as far apart may two units' measurements be
+MUCH: Final = 10_000.0  # 1/m2: a pair's information is halved beyond; old comparisons fade
+OFTEN: Final = 1_500.0  # from so many comparisons on, those of every eighth track are enough
+STEADY: Final = 200.0  # scans after which every fourth settles it
+KNOWN: Final = 200.0  # comparisons after which a unit counts as known
+OVER_RELAX: Final = 1.5
+_OUTLIER: Final = 20.0
+_LEAST_COUNT: Final = 1.0
 
 
 @helper
-def drift(b: Any, t_ms: int) -> None:
-    """Let the bias wander from its last scan to this one."""
-    dt = min(max(t_ms * 1e-3 - b[c.B_T], 0.0), 10.0)
-    if b[c.B_N] > 0.0:
-        b[c.B_P] += DRIFT_M2 * dt
-        b[c.B_P + 3] += DRIFT_M2 * dt
-        b[c.B_P + 5] += DRIFT_S2 * dt
-    b[c.B_T] = t_ms * 1e-3
+def _pair(b: Any, other: int) -> Any:
+    """Return where a sensor's block for another begins; the one that knows least makes room."""
+    least, where = 1e18, c.B_PAIR
+    for k in range(c.B_PAIRS):
+        at = c.B_PAIR + k * c.PAIR
+        if b[at] == other:
+            return at
+        if b[at + c.PAIR_N] < least:
+            least, where = b[at + c.PAIR_N], at
+    b[where : where + c.PAIR] = 0.0
+    b[where] = other
+    return where
 
 
 @helper
-def learn(b: Any, x: float, y: float, ve: float, vn: float, cov: tuple[float, float, float]) -> None:
-    """Update with an innovation (x, y) of a track with velocity (ve, vn) and covariance ``cov`` (bias apart)."""
-    p00, p01, p02, p11, p12, p22 = b[3], b[4], b[5], b[6], b[7], b[8]
-    # P H', H = [1 0 -ve; 0 1 -vn]
-    x0, y0 = p00 - ve * p02, p01 - vn * p02
-    x1, y1 = p01 - ve * p12, p11 - vn * p12
-    x2, y2 = p02 - ve * p22, p12 - vn * p22
-    ee = x0 - ve * x2 + CAUTION * cov[0]
-    en = y0 - ve * y2 + CAUTION * cov[1]
-    nn = y1 - vn * y2 + CAUTION * cov[2]
-    det = ee * nn - en * en
-    ie, ix, iy = nn / det, -en / det, ee / det
-    if x * x * ie + 2.0 * x * y * ix + y * y * iy > 9.0:
+def _gather(b: Any, at: int, weight: float, x: float, y: float, ve: float, vn: float) -> None:
+    """Add a comparison to a pair's block."""
+    n, r = at + c.PAIR_I, at + c.PAIR_Y
+    b[at + c.PAIR_N] += 1.0
+    b[n] += weight
+    b[n + 2] -= weight * ve
+    b[n + 3] += weight
+    b[n + 4] -= weight * vn
+    b[n + 5] += weight * (ve * ve + vn * vn)
+    b[r] += weight * x
+    b[r + 1] += weight * y
+    b[r + 2] -= weight * (x * ve + y * vn)
+    if b[n] > MUCH:
+        for k in range(n, r + 3):
+            b[k] *= 0.5
+
+
+@helper
+def compare(sensors: Any, ctl: Any, s: Any, i: Any, sensor: int, t_ms: int, z: tuple[float, float], prm: Any) -> None:
+    """Compare a measurement with what others said of the track just now."""
+    a = sensors[sensor]
+    if a[c.B_N] > OFTEN and (ctl[c.CTL_SERIAL] + i[c.I_UID]) & 7 != 0:
         return
-    a0, b0 = x0 * ie + y0 * ix, x0 * ix + y0 * iy
-    a1, b1 = x1 * ie + y1 * ix, x1 * ix + y1 * iy
-    a2, b2 = x2 * ie + y2 * ix, x2 * ix + y2 * iy
-    b[c.B_X] += a0 * x + b0 * y
-    b[c.B_Y] += a1 * x + b1 * y
-    b[c.B_TAU] += a2 * x + b2 * y
-    b[3] = p00 - (a0 * x0 + b0 * y0)
-    b[4] = p01 - (a0 * x1 + b0 * y1)
-    b[5] = p02 - (a0 * x2 + b0 * y2)
-    b[6] = p11 - (a1 * x1 + b1 * y1)
-    b[7] = p12 - (a1 * x2 + b1 * y2)
-    b[8] = p22 - (a2 * x2 + b2 * y2)
+    ve, vn = s[c.S_VE], s[c.S_VN]
+    for k in range(c.I_SRCS):
+        other, then = i[c.I_SRC + k] >> c.SRC_SHIFT, i[c.I_SRC + k] & c.SRC_TIME
+        if then == 0 or other == c.VEHICLES or abs(t_ms - then) > TOGETHER_MS or other == sensor:
+            continue
+        at = _pair(a, other)
+        b = sensors[other]
+        dt = (t_ms - then) * 1e-3
+        x = z[0] - s[c.S_Z + 2 * k] - dt * ve
+        y = z[1] - s[c.S_Z + 2 * k + 1] - dt * vn
+        var = (a[c.B_VAR] + b[c.B_VAR]) * prm[c.Q_SIGMA] * prm[c.Q_SIGMA]
+        spread = 2.0 * var + a[c.B_P] + a[c.B_P + 3] + b[c.B_P] + b[c.B_P + 3]
+        spread += (a[c.B_P + 5] + b[c.B_P + 5]) * (ve * ve + vn * vn)
+        if x * x + y * y > _OUTLIER * spread:
+            continue
+        weight = 1.0 / (var * max(a[c.B_AWAY], b[c.B_AWAY]))
+        # the biases that were taken out already
+        tau = a[c.B_TAU] - b[c.B_TAU]
+        x += a[c.B_X] - b[c.B_X] - ve * tau
+        y += a[c.B_Y] - b[c.B_Y] - vn * tau
+        _gather(a, at, weight, x, y, ve, vn)
+        _gather(b, _pair(b, sensor), weight, -x, -y, ve, vn)
+        _count(a, ctl)
+        _count(b, ctl)
+
+
+@helper
+def _count(b: Any, ctl: Any) -> None:
     b[c.B_N] += 1.0
+    if b[c.B_N] == KNOWN:
+        ctl[c.CTL_KNOWN] += 1
+
+
+@helper
+def settle(sensors: Any, ctl: Any, sensor: int, prm: Any) -> None:
+    """Let a sensor's bias be what its pairs say, given the others', and note what cannot be known of it."""
+    b = sensors[sensor]
+    b[c.B_SCANS] += 1.0
+    if b[c.B_SCANS] > STEADY and int(b[c.B_SCANS]) & 3 != 0:
+        return
+    offset, clock = 1.0 / (prm[c.Q_BIAS] * prm[c.Q_BIAS]), 1.0 / (prm[c.Q_BIAS_CLOCK] * prm[c.Q_BIAS_CLOCK])
+    a00, a01, a02, a11, a12, a22 = offset, 0.0, 0.0, offset, 0.0, clock
+    x = y = t = 0.0
+    for k in range(c.B_PAIRS):
+        at = c.B_PAIR + k * c.PAIR
+        if b[at + c.PAIR_N] < _LEAST_COUNT:
+            continue
+        other, n = sensors[int(b[at])], at + c.PAIR_I
+        ox, oy, ot = other[c.B_X], other[c.B_Y], other[c.B_TAU]
+        a00 += b[n]
+        a01 += b[n + 1]
+        a02 += b[n + 2]
+        a11 += b[n + 3]
+        a12 += b[n + 4]
+        a22 += b[n + 5]
+        x += b[n + 6] + b[n] * ox + b[n + 1] * oy + b[n + 2] * ot
+        y += b[n + 7] + b[n + 1] * ox + b[n + 3] * oy + b[n + 4] * ot
+        t += b[n + 8] + b[n + 2] * ox + b[n + 4] * oy + b[n + 5] * ot
+    c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11
+    c11, c12, c22 = a00 * a22 - a02 * a02, a01 * a02 - a00 * a12, a00 * a11 - a01 * a01
+    det = 1.0 / (a00 * c00 + a01 * c01 + a02 * c02)
+    p = c.B_P
+    b[p], b[p + 1], b[p + 2], b[p + 3], b[p + 4], b[p + 5] = (
+        c00 * det, c01 * det, c02 * det, c11 * det, c12 * det, c22 * det,
+    )  # fmt: skip
+    known = max(ctl[c.CTL_KNOWN], 1)
+    b[c.B_SHARE] = max(0.5 * (b[p] + b[p + 3]), 1.0 / (offset * known))
+    b[c.B_SHARE_T] = max(b[p + 5], 1.0 / (clock * known))
+    b[c.B_X] += OVER_RELAX * (b[p] * x + b[p + 1] * y + b[p + 2] * t - b[c.B_X])
+    b[c.B_Y] += OVER_RELAX * (b[p + 1] * x + b[p + 3] * y + b[p + 4] * t - b[c.B_Y])
+    b[c.B_TAU] += OVER_RELAX * (b[p + 2] * x + b[p + 4] * y + b[p + 5] * t - b[c.B_TAU])
+
+
+@helper
+def bias_cov(b: Any, ve: float, vn: float) -> tuple[float, float, float]:
+    """Return the covariance (ee, en, nn) that a bias not quite known gives a position at a velocity."""
+    p = c.B_P
+    tt = b[p + 5]
+    return (
+        b[p] - 2.0 * ve * b[p + 2] + ve * ve * tt,
+        b[p + 1] - ve * b[p + 4] - vn * b[p + 2] + ve * vn * tt,
+        b[p + 3] - 2.0 * vn * b[p + 4] + vn * vn * tt,
+    )
 
 
 def new_sensors(count: int, prm: c.F64) -> c.F64:
-    """Return the table of ``count`` sensors, all at the prior (sensor 0, vehicles, has none)."""
+    """Return the table of ``count`` sensors, all at the prior (sensor 0, vehicles, has no bias)."""
     table = np.zeros((count, c.B_COLS))
     table[1:, c.B_P] = table[1:, c.B_P + 3] = prm[c.Q_BIAS] ** 2
     table[1:, c.B_P + 5] = prm[c.Q_BIAS_CLOCK] ** 2
+    table[1:, c.B_SHARE], table[1:, c.B_SHARE_T] = prm[c.Q_BIAS] ** 2, prm[c.Q_BIAS_CLOCK] ** 2
+    table[:, c.B_GAIN] = 1.0 / FIRST
+    table[:, c.B_VAR], table[:, c.B_STEP] = 1.5, 0.6
+    table[:, c.B_RHO], table[:, c.B_AWAY] = 0.6, 4.0
+    table[:, c.B_DT] = 0.1
+    table[:, c.B_ALONG] = table[:, c.B_ACROSS] = 1.0
+    table[:, c.B_SPEED_STEP], table[:, c.B_SPEED_REST], table[:, c.B_SPEED_AWAY] = 0.5, 0.8, 2.0
     return table

@@ -30,7 +30,7 @@ from v2x.fusion.station import EVENT_MS, Station
 from v2x.topics import OBSERVATIONS
 from v2x.zones import ZoneMap
 
-VERSION: Final = 2  # of what a snapshot means; raise it when state changes its shape or meaning
+VERSION: Final = 3  # of what a snapshot means; raise it when state changes its shape or meaning
 RUN_COUNTS: Final = (FUSED, LATE, CONTROL, REPEATS)  # in the order of v2x.fusion.runs
 DecodeRecord = Callable[[bytes], tuple[str, dict[str, Any]]]
 

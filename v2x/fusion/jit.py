@@ -35,8 +35,11 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def helper(function: Callable[..., Any]) -> Any:
-    """Mark a function that only kernels call: it is compiled into them."""
-    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    """Mark a function that only kernels call: it is compiled into them.
+
+    In line always: a call hands over seven words for every array, and costs more than most helpers do.
+    """
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
     return compiled
 
 

@@ -7,7 +7,7 @@ R + Q(|dt|); it costs the same as any update (Bar-Shalom, one-step-lag update in
 
 from __future__ import annotations
 
-from math import hypot
+from math import cos, hypot, sin
 from typing import Any
 
 from v2x.fusion import layout as c
@@ -18,15 +18,48 @@ from v2x.fusion.jit import helper
 def noise(s: Any, i: Any, prm: Any) -> tuple[float, float, float]:
     """Return the acceleration noise (ee, en, nn), m2/s3."""
     cls = i[c.I_CLS]
-    if cls == c.PEDESTRIAN or cls == c.CYCLIST:  # noqa: PLR1714 - numba would build a set
-        q = prm[c.Q_PED] * (1.0 if cls == c.PEDESTRIAN else 2.0)
-        return q, 0.0, q
-    boost = 1.0 + s[c.S_MOVE]
-    along, across = prm[c.Q_ALONG] * boost, prm[c.Q_ACROSS] * boost
+    boost = 1.0 + prm[c.Q_MOVE] * s[c.S_MOVE]
+    along = prm[c.Q_ALONG] * boost * c.CLASS_Q[cls, 0]
+    across = prm[c.Q_ACROSS] * boost * c.CLASS_Q[cls, 1]
     x, y = s[c.S_HX], s[c.S_HY]
-    if x == 0.0 and y == 0.0:
-        return along, 0.0, along
+    if cls == c.PEDESTRIAN or (x == 0.0 and y == 0.0):  # who walks turns on the spot
+        q = max(along, across)
+        return q, 0.0, q
     return along * x * x + across * y * y, (along - across) * x * y, along * y * y + across * x * x
+
+
+@helper
+def turning(s: Any) -> Any:
+    """Return whether a track is in a turn: its row then holds the rate with its covariances (v2x.fusion.turn)."""
+    return s[c.S_W + 4] > 0.0
+
+
+@helper
+def ahead(s: Any, dt: float) -> tuple[float, float, float, float]:
+    """Return position and velocity (east, north) dt seconds from the state, either way."""
+    ve, vn = s[c.S_VE], s[c.S_VN]
+    if not turning(s):
+        return s[c.S_E] + dt * ve, s[c.S_N] + dt * vn, ve, vn
+    a, b, co, si = arc(s[c.S_OMEGA], dt)
+    return s[c.S_E] + a * ve - b * vn, s[c.S_N] + b * ve + a * vn, co * ve - si * vn, si * ve + co * vn
+
+
+@helper
+def arc(omega: float, dt: float) -> tuple[float, float, float, float]:
+    """Return sin(w dt)/w, (1 - cos(w dt))/w, cos(w dt) and sin(w dt)."""
+    angle = omega * dt
+    if abs(angle) < 1e-4:
+        return dt, 0.5 * angle * dt, 1.0, angle
+    co, si = cos(angle), sin(angle)
+    return si / omega, (1.0 - co) / omega, co, si
+
+
+@helper
+def told_cov(s: Any, dt: float, q: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Return the covariance of a position as it is told: with the bias and the clock error that its sensors share."""
+    ee, en, nn = position_cov(s, dt, q)
+    ve, vn, clock = s[c.S_VE], s[c.S_VN], s[c.S_SHARE_T]
+    return ee + s[c.S_SHARE] + clock * ve * ve, en + clock * ve * vn, nn + s[c.S_SHARE] + clock * vn * vn
 
 
 @helper
@@ -47,7 +80,8 @@ def distance2(
     """Return the squared Mahalanobis distance of a position measured dt seconds from the state."""
     ee, en, nn = position_cov(s, dt, q)
     ee, en, nn = ee + r[0], en + r[1], nn + r[2]
-    x, y = z[0] - s[c.S_E] - dt * s[c.S_VE], z[1] - s[c.S_N] - dt * s[c.S_VN]
+    east, north, _, _ = ahead(s, dt)
+    x, y = z[0] - east, z[1] - north
     det = ee * nn - en * en
     return (x * x * nn - 2.0 * x * y * en + y * y * ee) / det
 

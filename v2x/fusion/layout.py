@@ -29,7 +29,14 @@ S_VREF: Final = 18  # m/s, speed at the last sample of acceleration
 S_HX: Final = 19  # heading as a unit vector (east, north), latched while slow; 0, 0 unknown
 S_HY: Final = 20
 S_MOVE: Final = 21  # manoeuvre level: smoothed normalised innovation of the velocity
-S_COLS: Final = 24
+S_OMEGA: Final = 22  # rad/s, to the left; 0 unless it turns
+S_SWING: Final = 23  # smoothed normalised innovation of the velocity across: a turn has one sign
+S_Z: Final = 24  # four pairs: what the sensors of I_SRC said last (east, north; without their biases)
+S_SHARE: Final = 32  # m2, variance of the bias that its sensors share: no filter can see it
+S_SHARE_T: Final = 33  # s2, the same of their clocks
+S_W: Final = 34  # while it turns: covariance of omega with east, north and both velocities, and its variance (else 0)
+S_TOLD: Final = 39  # m/s, speed that the first of I_SRC told last; < 0 none
+S_COLS: Final = 40
 
 # --- I: integers of a track ------------------------------------------------------------------------------------------
 I_UID: Final = 0  # unique within the zone's life; 0: row is free
@@ -54,12 +61,16 @@ I_NEXT: Final = 18  # grid chain; at a free row the next free row
 I_PREV: Final = 19
 I_TREF: Final = 20  # event time of the last sample of acceleration
 I_HEADSET: Final = 21  # 1: heading known
-I_SRC: Final = 22  # three pairs (sensor, event time) of the sensors that fed it last
-I_SRCS: Final = 3
+I_SRC: Final = 22  # four of (sensor << SRC_SHIFT | event time): the sensors that fed it last
+I_SRCS: Final = 4
+I_ALONE: Final = 26  # 1: no other track within ALONE_M at the last frame
 I_LANE: Final = 29  # index into Road.lanes + 1 when last matched; 0 none
 I_CLAIM: Final = 30  # serial of the scan that has assigned it
 I_BY: Final = 31  # scratch of the assignment
 I_COLS: Final = 32
+
+SRC_SHIFT: Final = 42
+SRC_TIME: Final = (1 << SRC_SHIFT) - 1
 
 FREE: Final = 0
 TENTATIVE: Final = 1
@@ -82,14 +93,37 @@ MEM_BLOCK: Final = 256
 KEY_SHIFT: Final = 17  # of a key: sensor, local id
 VEHICLE_KEY: Final = 1 << 62
 
-# --- B: sensors: bias east, north (m), clock (s), upper triangle of its covariance, count, time ----------------------
+# --- B: sensors: bias east, north (m), clock (s), its covariance, what its noise is like, comparisons with others ----
 B_X: Final = 0
 B_Y: Final = 1
 B_TAU: Final = 2
-B_P: Final = 3  # 00 01 02 11 12 22
-B_N: Final = 9
-B_T: Final = 10
-B_COLS: Final = 12
+B_P: Final = 3  # 00 01 02 11 12 22, the others' biases given
+B_N: Final = 9  # comparisons in all
+B_VAR: Final = 10  # variance of a position by what the sensor tells of it (M_SIGMA squared)
+B_STEP: Final = 11  # the same of what is new in it since the scan before: small if the noise goes on
+B_AWAY: Final = 12  # (1 + rho) / (1 - rho), rho the noise's correlation from scan to scan
+B_RHO: Final = 13
+B_DT: Final = 14  # s between two scans of a track
+B_ALONG: Final = 15  # variance of a speed by what is expected, and of a heading
+B_ACROSS: Final = 16
+B_HEARD: Final = 17  # residuals behind these
+B_SPEED_STEP: Final = 18  # as B_STEP, of a speed
+B_SPEED_AWAY: Final = 19  # as B_AWAY, of velocities
+B_SPEED_REST: Final = 20  # variance of speeds about the updated track alone
+B_SPEED_APART: Final = 21  # half the variance between two sensors' speeds, and the mean of their B_SPEED_STEP
+B_SPEED_STEPS: Final = 22
+B_SPEED_PAIRS: Final = 23  # comparisons behind these
+B_SHARE: Final = 24  # what S_SHARE and S_SHARE_T tend to
+B_SHARE_T: Final = 25
+B_GAIN: Final = 26  # weight of a residual
+B_SCANS: Final = 27
+B_PAIR: Final = 32  # B_PAIRS blocks: other sensor, comparisons, information (as B_P), information times difference
+B_PAIRS: Final = 8
+PAIR: Final = 12
+PAIR_N: Final = 1
+PAIR_I: Final = 2
+PAIR_Y: Final = 8
+B_COLS: Final = 128
 VEHICLES: Final = 0  # sensor 0: vehicles that speak for themselves; no bias is estimated
 
 # --- CTL: scalars of a zone ------------------------------------------------------------------------------------------
@@ -100,6 +134,7 @@ CTL_LIVE: Final = 3  # rows in use
 CTL_SERIAL: Final = 4  # scans so far
 CTL_GID: Final = 5  # last global id given, without the zone's prefix
 CTL_PREFIX: Final = 6  # the zone's prefix of global ids
+CTL_KNOWN: Final = 7  # sensors whose bias is known against others
 CTL_COLS: Final = 8
 
 # --- STAT: counters of a zone ----------------------------------------------------------------------------------------
@@ -130,13 +165,14 @@ PARAMETERS: Final[dict[str, float]] = {
     "sigma_speed_mps": 0.4,
     "sigma_heading_rad": 0.06,
     "sigma_clock_s": 0.004,  # what the clock estimate leaves
-    "inflate": 5.0,  # R in the update, never in the gate: trackers' noise is correlated
-    "inflate_speed": 2.0,
-    "slip_mps": 1.2,  # across: heading and motion differ while lanes are changed at a crawl
-    "q_along": 6.0,  # acceleration noise of a vehicle, m2/s3
-    "q_across": 2.0,
-    "q_pedestrian": 0.4,
-    "fast_gate": 4.0,
+    "slip_mps": 0.6,  # across: heading and motion differ while lanes are changed at a crawl
+    "q_along": 1.0,  # acceleration noise of a car, m2/s3; of other classes see CLASS_Q
+    "q_across": 0.3,
+    "q_turn": 0.3,  # of the rate of turning, rad2/s3
+    "swing": 1.0,  # S_SWING from which a track turns
+    "move": 2.0,  # how much a manoeuvre adds to the acceleration noise
+    "fast_gate": 6.0,
+    "alone_gate": 12.0,  # the same where no other track is near
     "gate": 16.0,
     "memory_bonus": 2.0,
     "birth_hits": 3.0,
@@ -148,7 +184,7 @@ PARAMETERS: Final[dict[str, float]] = {
     "ahead_ms": 1000.0,
     "stale_ms": 4000.0,  # event time: no track is predicted further than this
     "bias_m": 0.3,  # prior of a sensor's bias
-    "bias_clock_s": 0.015,  # prior of a sensor's clock
+    "bias_clock_s": 0.017,  # prior of a sensor's clock
     "merge_m": 2.2,
     "merge_pedestrian_m": 0.6,
     "merge_mps": 3.0,
@@ -157,10 +193,14 @@ PARAMETERS: Final[dict[str, float]] = {
 }
 PRM_NAMES: Final = tuple(PARAMETERS)
 (
-    Q_SIGMA, Q_SPEED, Q_HEADING, Q_CLOCK, Q_INFLATE, Q_INFLATE_V, Q_SLIP, Q_ALONG, Q_ACROSS, Q_PED, Q_FAST, Q_GATE,
+    Q_SIGMA, Q_SPEED, Q_HEADING, Q_CLOCK, Q_SLIP, Q_ALONG, Q_ACROSS, Q_TURN, Q_SWING, Q_MOVE, Q_FAST, Q_ALONE, Q_GATE,
     Q_BONUS, Q_BIRTH, Q_TENTATIVE, Q_LOST, Q_LOST_HIT, Q_LOST_SLOW, Q_LATE, Q_AHEAD, Q_STALE, Q_BIAS,
     Q_BIAS_CLOCK, Q_MERGE, Q_MERGE_PED, Q_MERGE_V, Q_VETO, Q_CELL,
-) = range(28)  # fmt: skip
+) = range(29)  # fmt: skip
+# By class: acceleration noise along and across, by that of a car.
+CLASS_Q: Final = np.array(
+    [(1.0, 1.0)] * 5 + [(0.6, 0.6), (0.6, 0.6), (0.4, 0.8), (1.5, 1.5), (1.0, 1.0), (0.4, 1.2)] + [(1.0, 1.0)] * 5
+)  # 5 truck, 6 bus, 7 cyclist, 8 motor-, 9 tricyclist, 10 pedestrian
 
 # --- M, K: a scan's rows on their way into the filter ----------------------------------------------------------------
 M_E: Final = 0

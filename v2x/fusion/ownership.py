@@ -186,6 +186,8 @@ class Ownership:
         s, i = z.s[row], z.i[row]
         s[c.S_E], s[c.S_N], s[c.S_VE], s[c.S_VN] = state
         s[c.S_P : c.S_P + P_SIZE] = cov
+        s[c.S_OMEGA] = s[c.S_SWING] = 0.0  # a rate of turning would belong to another covariance
+        s[c.S_W : c.S_W + 5] = 0.0
         s[c.S_LEN], s[c.S_WID] = record["length"] * 0.01, record["width"] * 0.01
         s[c.S_SIZE_W] = max(float(s[c.S_SIZE_W]), 1.0)
         s[c.S_VREF] = hypot(state[2], state[3])

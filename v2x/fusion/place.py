@@ -12,6 +12,7 @@ from typing import Any, Final
 from v2x.fusion import layout as c
 from v2x.fusion.clock import FRAME_MS
 from v2x.fusion.jit import helper, kernel
+from v2x.fusion.kalman import ahead
 
 ADOPT_M: Final = 100.0
 LEASE_M: Final = 20.0
@@ -111,7 +112,8 @@ def decide(
                 a[c.I_LEASE] = stream_ms
             continue
         dt = (event_ms - a[c.I_T]) * 1e-3
-        past, beside = _past(xy, start, boxes, s[row, c.S_E] + dt * s[row, c.S_VE], s[row, c.S_N] + dt * s[row, c.S_VN])
+        east, north, _, _ = ahead(s[row], dt)
+        past, beside = _past(xy, start, boxes, east, north)
         if a[c.I_OWN] == 0:
             taken += _wait(a, ctl, past, stream_ms)
         elif beside > 0 and event_ms > a[c.I_FROM]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from v2x.fusion import layout as c
 from v2x.fusion.jit import helper, kernel
-from v2x.fusion.kalman import noise, position_cov
+from v2x.fusion.kalman import ahead, noise, told_cov
 from v2x.geo import ECC2, SEMI_MAJOR_M
 
 # Rows of the reals.
@@ -90,13 +90,13 @@ def export(
     for k in range(n):
         a, b = s[rows[k]], i[rows[k]]
         dt = (event_ms - b[c.I_T]) * 1e-3
-        east, north = a[c.S_E] + dt * a[c.S_VE], a[c.S_N] + dt * a[c.S_VN]
-        speed = hypot(a[c.S_VE], a[c.S_VN])
+        east, north, ve, vn = ahead(a, dt)
+        speed = hypot(ve, vn)
         heading = atan2(a[c.S_HX], a[c.S_HY]) * 180.0 / pi % 360.0
-        ee, en, nn = position_cov(a, dt, noise(a, b, prm))
+        ee, en, nn = told_cov(a, dt, noise(a, b, prm))
         mean, half = 0.5 * (ee + nn), 0.5 * (ee - nn)
         sigma = sqrt(mean + sqrt(half * half + en * en))
-        x[X_E, k], x[X_N, k], x[X_VE, k], x[X_VN, k] = east, north, a[c.S_VE], a[c.S_VN]
+        x[X_E, k], x[X_N, k], x[X_VE, k], x[X_VN, k] = east, north, ve, vn
         x[X_SPEED, k], x[X_HEAD, k], x[X_ACC, k], x[X_SIGMA, k] = speed, heading, a[c.S_ACC], sigma
         x[X_LEN, k], x[X_WID, k] = a[c.S_LEN], a[c.S_WID]
         phi = geo[0] + north / geo[2]

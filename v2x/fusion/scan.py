@@ -1,7 +1,8 @@
 """One scan into the tracks: associate, update, give birth, learn the sensor's bias.
 
 Association goes two ways. *Fast*: (sensor, local id) remembers its track and is believed only if the measurement lies
-well inside (d² < 4): a loose fast gate would lock sensor id swaps in. *Slow*: everything else searches the grid and is
+well inside (d² < 6): a loose fast gate would lock sensor id swaps in. (Where no other track is near there is nothing to
+swap with, and d² < 12 will do.) *Slow*: everything else searches the grid and is
 assigned globally, cluster by cluster, within d² < 16; memory counts as a small bonus there. R is inflated in the
 update, because trackers in roadside units give correlated noise, but never in a gate.
 """
@@ -15,11 +16,13 @@ import numpy as np
 
 from v2x.fusion import layout as c
 from v2x.fusion.assign import assign
-from v2x.fusion.bias import drift, learn
+from v2x.fusion.bias import compare, settle
+from v2x.fusion.colour import settle_noise
+from v2x.fusion.feed import feed
 from v2x.fusion.grid import cell_bucket
 from v2x.fusion.jit import helper, kernel
-from v2x.fusion.kalman import distance2, noise, position_cov
-from v2x.fusion.track import birth, count_hit, feed, noise_of, note_source, recall, remember, replace, touch
+from v2x.fusion.kalman import ahead, distance2, noise
+from v2x.fusion.track import birth, count_hit, noise_of, note_source, recall, remember, replace, touch
 
 FAST_VELOCITY: Final = 16.0
 FOOT_PENALTY: Final = 13.0  # somebody on foot is hardly a car ...
@@ -31,7 +34,6 @@ REACH_M: Final = 25.0
 MAX_ROWS: Final = 48
 MAX_COLUMNS: Final = 96
 BIAS_HITS: Final = 10
-BIAS_FRESH_MS: Final = 400
 
 
 @helper
@@ -65,7 +67,7 @@ def _fast(s: Any, i: Any, mem: Any, b: Any, prm: Any, m: Any, k: Any, n: int, se
             continue
         q = noise(s[row], i[row], prm)
         d = distance2(s[row], dt, q, (m[j, c.M_E], m[j, c.M_N]), noise_of(m[j], s[row, c.S_VE], s[row, c.S_VN], b, prm))
-        if not d < prm[c.Q_FAST]:
+        if not d < (prm[c.Q_ALONE] if i[row, c.I_ALONE] else prm[c.Q_FAST]):
             continue
         if i[row, c.I_CLAIM] == serial:
             other = i[row, c.I_BY]
@@ -105,9 +107,8 @@ def _edges(
                     dt = (k[j, c.K_T] - i[here, c.I_T]) * 1e-3
                     if abs(dt) * 1e3 > prm[c.Q_STALE]:
                         continue
-                    if abs(z[0] - s[here, c.S_E] - dt * s[here, c.S_VE]) > REACH_M:
-                        continue
-                    if abs(z[1] - s[here, c.S_N] - dt * s[here, c.S_VN]) > REACH_M:
+                    east, north, _, _ = ahead(s[here], dt)
+                    if abs(z[0] - east) > REACH_M or abs(z[1] - north) > REACH_M:
                         continue
                     q = noise(s[here], i[here], prm)
                     d = distance2(s[here], dt, q, z, noise_of(m[j], s[here, c.S_VE], s[here, c.S_VN], b, prm))
@@ -205,16 +206,6 @@ def _slow(i: Any, prm: Any, k: Any, n: int, serial: int, edge: Any, cost: Any, c
     return found
 
 
-@helper
-def _others(i: Any, sensor: int, t_ms: int) -> Any:
-    """Return whether another sensor has fed the track just now."""
-    for x in range(c.I_SRCS):
-        at = c.I_SRC + 2 * x
-        if i[at + 1] > 0 and i[at] != sensor and abs(t_ms - i[at + 1]) <= BIAS_FRESH_MS:
-            return True
-    return False
-
-
 @kernel(
     "void(float64[:,::1], int64[:,::1], float64[:,::1], int64[:,::1], int64[::1], float64[:,::1], int64[::1], "
     "int64[::1], float64[::1], float64[:,::1], int64[:,::1], int64, int64, int64)"
@@ -245,26 +236,9 @@ def fuse(
     for j in range(n):
         row, t_ms = k[j, c.K_ROW], k[j, c.K_T]
         if row >= 0:
-            q = noise(s[row], i[row], prm)
-            r = noise_of(m[j], s[row, c.S_VE], s[row, c.S_VN], b, prm)
-            if (
-                sensor != c.VEHICLES
-                and i[row, c.I_STATUS] == c.CONFIRMED
-                and i[row, c.I_HITS] >= BIAS_HITS
-                and _others(i[row], sensor, t_ms)
-            ):
-                dt = (t_ms - i[row, c.I_T]) * 1e-3
-                ee, en, nn = position_cov(s[row], dt, q)
-                own = m[j, c.M_SIGMA] * m[j, c.M_SIGMA]
-                learn(
-                    b,
-                    m[j, c.M_E] - s[row, c.S_E] - dt * s[row, c.S_VE],
-                    m[j, c.M_N] - s[row, c.S_N] - dt * s[row, c.S_VN],
-                    s[row, c.S_VE],
-                    s[row, c.S_VN],
-                    (ee + own, en, nn + own),
-                )
-            feed(s[row], i[row], votes[row], m[j], k[j], r, q, prm)
+            if sensor != c.VEHICLES and i[row, c.I_STATUS] == c.CONFIRMED and i[row, c.I_HITS] >= BIAS_HITS:
+                compare(sensors, ctl, s[row], i[row], sensor, t_ms, (m[j, c.M_E], m[j, c.M_N]), prm)
+            feed(s[row], i[row], votes[row], ctl, m[j], k[j], sensors, sensor, noise(s[row], i[row], prm), prm)
             replace(s, i, heads, row, prm)
         else:
             row = birth(s, i, votes, heads, ctl, m[j], k[j], b, prm)
@@ -277,9 +251,11 @@ def fuse(
         i[row, c.I_SEEN] = idle_ms
         i[row, c.I_LAST] = max(i[row, c.I_LAST], t_ms)
         count_hit(i[row], t_ms)
-        note_source(i[row], sensor, t_ms)
+        note_source(s[row], i[row], sensor, t_ms, m[j, c.M_E], m[j, c.M_N])
         remember(mem, k[j, c.K_KEY], i[row, c.I_UID], row, t_ms)
         if i[row, c.I_STATUS] == c.TENTATIVE and i[row, c.I_HITS] >= prm[c.Q_BIRTH]:
             i[row, c.I_STATUS] = c.CONFIRMED
             stat[c.STAT_CONFIRMED] += 1
-    drift(b, k[0, c.K_T])
+    settle_noise(b)
+    if sensor != c.VEHICLES:
+        settle(sensors, ctl, sensor, prm)

@@ -1,4 +1,4 @@
-"""What is done to one track: feed it a measurement, give birth to it, remember who saw it, forget it."""
+"""What is known of one track: its birth, its class, size and heading, who saw it, and how it is found again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from math import hypot, isnan
 from typing import Any, Final
 
 from v2x.fusion import layout as c
+from v2x.fusion.bias import bias_cov
 from v2x.fusion.grid import bucket, link, move, unlink
 from v2x.fusion.jit import LINE, helper, prefetch
-from v2x.fusion.kalman import predict, update
 
 ACCEL_STEP_MS: Final = 80
 ACCEL_TAU_S: Final = 0.35
@@ -95,10 +95,11 @@ def recall(i: Any, mem: Any, key: int) -> Any:
 
 @helper
 def noise_of(m: Any, ve: float, vn: float, b: Any, prm: Any) -> tuple[float, float, float]:
-    """Return R of a position: the sensor's noise, what is not known of its bias, and of its clock along the way."""
-    r = m[c.M_SIGMA] * m[c.M_SIGMA]
-    clock = prm[c.Q_CLOCK] * prm[c.Q_CLOCK] + b[c.B_P + 5]
-    return r + b[c.B_P] + clock * ve * ve, b[c.B_P + 1] + clock * ve * vn, r + b[c.B_P + 3] + clock * vn * vn
+    """Return R of a position for a gate: the sensor's noise, and what is not known of its bias and clock."""
+    r = m[c.M_SIGMA] * m[c.M_SIGMA] * b[c.B_VAR]
+    ee, en, nn = bias_cov(b, ve, vn)
+    clock = prm[c.Q_CLOCK] * prm[c.Q_CLOCK]
+    return r + ee + clock * ve * ve, en + clock * ve * vn, r + nn + clock * vn * vn
 
 
 @helper
@@ -117,18 +118,30 @@ def count_hit(i: Any, t_ms: int) -> None:
 
 
 @helper
-def note_source(i: Any, sensor: int, t_ms: int) -> None:
-    """Note the sensor and time of a measurement among the last four sensors."""
-    place, oldest = c.I_SRC, i[c.I_SRC + 1]
+def source(i: Any, sensor: int) -> Any:
+    """Return which of a track's four sources is a sensor, -1 none."""
     for k in range(c.I_SRCS):
-        at = c.I_SRC + 2 * k
-        if i[at] == sensor and i[at + 1] > 0:
-            i[at + 1] = max(i[at + 1], t_ms)
+        if i[c.I_SRC + k] >> c.SRC_SHIFT == sensor and i[c.I_SRC + k] & c.SRC_TIME > 0:
+            return k
+    return -1
+
+
+@helper
+def note_source(s: Any, i: Any, sensor: int, t_ms: int, east: float, north: float) -> None:
+    """Note what a sensor said and when, if nothing later is known of it; the one silent longest makes room."""
+    place = source(i, sensor)
+    if place >= 0:
+        if i[c.I_SRC + place] & c.SRC_TIME > t_ms:
             return
-        if i[at + 1] < oldest:
-            place, oldest = at, i[at + 1]
-    i[place] = sensor
-    i[place + 1] = t_ms
+    else:
+        place = 0
+        for k in range(1, c.I_SRCS):
+            if i[c.I_SRC + k] & c.SRC_TIME < i[c.I_SRC + place] & c.SRC_TIME:
+                place = k
+        if place == 0:
+            s[c.S_TOLD] = -1.0
+    i[c.I_SRC + place] = sensor << c.SRC_SHIFT | t_ms
+    s[c.S_Z + 2 * place], s[c.S_Z + 2 * place + 1] = east, north
 
 
 @helper
@@ -172,47 +185,6 @@ def motion(s: Any, i: Any, told: float) -> None:
             s[c.S_ACC] += ACCEL_TOLD * (told - s[c.S_ACC])
         s[c.S_VREF] = v
         i[c.I_TREF] = i[c.I_T]
-
-
-@helper
-def feed(
-    s: Any, i: Any, votes: Any, m: Any, k: Any, r: tuple[float, float, float], q: tuple[float, float, float], prm: Any
-) -> None:
-    """Update a track with one measurement: position, velocity, class, size; late ones by retrodiction."""
-    t_ms = k[c.K_T]
-    dt = 0.0
-    if t_ms >= i[c.I_T]:
-        predict(s, i, t_ms, q)
-    else:
-        dt = (t_ms - i[c.I_T]) * 1e-3
-    late = -dt
-    spread = late * late * late / 3.0
-    f = prm[c.Q_INFLATE]
-    update(
-        s, 1.0, dt, (m[c.M_E], m[c.M_N]),
-        (f * r[0] + q[0] * spread, f * r[1] + q[1] * spread, f * r[2] + q[2] * spread),
-    )  # fmt: skip
-    ve, vn = m[c.M_VE], m[c.M_VN]
-    if not isnan(ve):
-        x, y = m[c.M_HX], m[c.M_HY]
-        f = prm[c.Q_INFLATE_V]
-        along = f * prm[c.Q_SPEED] * prm[c.Q_SPEED]
-        across = f * prm[c.Q_HEADING] * prm[c.Q_HEADING] * (ve * ve + vn * vn) + prm[c.Q_SLIP] * prm[c.Q_SLIP]
-        e = update(
-            s, 0.0, 1.0, (ve, vn),
-            (
-                along * x * x + across * y * y + q[0] * late,
-                (along - across) * x * y + q[1] * late,
-                along * y * y + across * x * x + q[2] * late,
-            ),
-        )  # fmt: skip
-        s[c.S_MOVE] += 0.15 * (min(max(e - 1.0, 0.0), 12.0) - s[c.S_MOVE])
-        if i[c.I_HEADSET] == 0:
-            s[c.S_HX], s[c.S_HY] = x, y
-            i[c.I_HEADSET] = 1
-    vote(i, votes, k[c.K_CLS], k[c.K_WEIGHT])
-    size(s, m[c.M_LEN], m[c.M_WID])
-    motion(s, i, m[c.M_ACC])
 
 
 @helper
@@ -265,8 +237,8 @@ def birth(s: Any, i: Any, votes: Any, heads: Any, ctl: Any, m: Any, k: Any, sens
         a[c.S_HX], a[c.S_HY], b[c.I_HEADSET] = m[c.M_HX], m[c.M_HY], 1
         a[c.S_VREF] = hypot(ve, vn)
     r = noise_of(m, a[c.S_VE], a[c.S_VN], sensor, prm)
-    f = prm[c.Q_INFLATE] * 0.5
-    a[p], a[p + 1], a[p + 4] = f * r[0], f * r[1], f * r[2]
+    a[p], a[p + 1], a[p + 4] = r
+    a[c.S_SHARE], a[c.S_SHARE_T] = sensor[c.B_SHARE], sensor[c.B_SHARE_T]
     link(i, heads, row, bucket(a[c.S_E], a[c.S_N], prm[c.Q_CELL], heads.shape[0]))
     return row
 

@@ -16,10 +16,12 @@ import numpy as np
 from v2x.fusion import layout as c
 from v2x.fusion.grid import bucket, cell_bucket, move
 from v2x.fusion.jit import helper, kernel
+from v2x.fusion.kalman import ahead
 from v2x.fusion.track import give_row
 
 STANDING_MPS: Final = 1.0
 FAR_M: Final = 8.0  # no duplicates are farther apart than this along an axis
+ALONE_M: Final = 8.0  # at most FAR_M
 STANDING_STALE: Final = 10.0  # a standing track may be this many times older (event time) before it is beyond use
 ACROSS: Final = 0.6  # duplicates of a vehicle lie nearer across than along
 ALONG_SIZE: Final = 0.35  # of a long vehicle's length: sensors see different ends of it
@@ -47,12 +49,16 @@ def _over(s: Any, i: Any, prm: Any, event_ms: int, idle_ms: int) -> Any:
 def _seen_by_one(i: Any, a: int, b: int, prm: Any, event_ms: int) -> Any:
     """Return whether one sensor has fed both tracks lately."""
     for x in range(c.I_SRCS):
-        ax = c.I_SRC + 2 * x
-        if i[a, ax + 1] <= 0 or event_ms - i[a, ax + 1] > prm[c.Q_VETO]:
+        one = i[a, c.I_SRC + x]
+        if one & c.SRC_TIME == 0 or event_ms - (one & c.SRC_TIME) > prm[c.Q_VETO]:
             continue
         for y in range(c.I_SRCS):
-            by = c.I_SRC + 2 * y
-            if i[b, by] == i[a, ax] and i[b, by + 1] > 0 and event_ms - i[b, by + 1] <= prm[c.Q_VETO]:
+            other = i[b, c.I_SRC + y]
+            if (
+                other >> c.SRC_SHIFT == one >> c.SRC_SHIFT
+                and other & c.SRC_TIME > 0
+                and event_ms - (other & c.SRC_TIME) <= prm[c.Q_VETO]
+            ):
                 return True
     return False
 
@@ -61,8 +67,9 @@ def _seen_by_one(i: Any, a: int, b: int, prm: Any, event_ms: int) -> Any:
 def _alike(s: Any, i: Any, a: int, b: int, prm: Any, event_ms: int) -> Any:
     """Return whether two tracks lie on each other and move alike."""
     da, db = (event_ms - i[a, c.I_T]) * 1e-3, (event_ms - i[b, c.I_T]) * 1e-3
-    x = s[a, c.S_E] + da * s[a, c.S_VE] - s[b, c.S_E] - db * s[b, c.S_VE]
-    y = s[a, c.S_N] + da * s[a, c.S_VN] - s[b, c.S_N] - db * s[b, c.S_VN]
+    ax, ay, _, _ = ahead(s[a], da)
+    bx, by, _, _ = ahead(s[b], db)
+    x, y = ax - bx, ay - by
     if abs(x) > FAR_M or abs(y) > FAR_M:
         return False
     if hypot(s[a, c.S_VE] - s[b, c.S_VE], s[a, c.S_VN] - s[b, c.S_VN]) > prm[c.Q_MERGE_V]:
@@ -93,6 +100,9 @@ def _absorb(s: Any, i: Any, a: int, b: int) -> None:
     if s[b, c.S_P] + s[b, c.S_P + 4] < s[a, c.S_P] + s[a, c.S_P + 4] and i[b, c.I_T] >= i[a, c.I_T]:
         for x in range(c.S_ACC):
             s[a, x] = s[b, x]
+        s[a, c.S_OMEGA] = s[b, c.S_OMEGA]
+        for x in range(c.S_SHARE, c.S_W + 5):
+            s[a, x] = s[b, x]
         i[a, c.I_T] = i[b, c.I_T]
     i[a, c.I_LAST] = max(i[a, c.I_LAST], i[b, c.I_LAST])
     i[a, c.I_SEEN] = max(i[a, c.I_SEEN], i[b, c.I_SEEN])
@@ -101,13 +111,15 @@ def _absorb(s: Any, i: Any, a: int, b: int) -> None:
 
 @helper
 def _any_twins(s: Any, i: Any, prm: Any, event_ms: int, rows: Any, at: Any, n: int) -> Any:
-    """Return whether any two of the n confirmed tracks (``rows``, ascending) are to be merged.
+    """Return whether any two of the n confirmed tracks (``rows``, ascending) are to be merged, and note who is alone.
 
     ``at``: by track predicted east and north, m, length, m, and the square of its heading vector (1, or 0 unknown).
     Along and across make up the distance, so most pairs are told apart without a look at their rows.
     """
     across2 = ACROSS * ACROSS * prm[c.Q_MERGE] * prm[c.Q_MERGE] + 1e-3
     least = max(prm[c.Q_MERGE], prm[c.Q_MERGE_PED])
+    for k in range(n):
+        i[rows[k], c.I_ALONE] = 1
     first = np.full(_CELLS, -1, np.int32)
     after = np.empty(n, np.int32)
     scale = 0.5 / _REACH_M
@@ -119,12 +131,16 @@ def _any_twins(s: Any, i: Any, prm: Any, event_ms: int, rows: Any, at: Any, n: i
                 j = first[cell_bucket(gx, gy, _CELLS)]
                 while j >= 0:
                     east, north = at[j, 0] - x, at[j, 1] - y
+                    if east * east + north * north < ALONE_M * ALONE_M:
+                        i[rows[j], c.I_ALONE] = i[rows[k], c.I_ALONE] = 0
                     reach = max(least, ALONG_SIZE * max(at[j, 2], length))
                     if (
                         at[j, 3] * (east * east + north * north) <= reach * reach + across2
                         and _alike(s, i, rows[j], rows[k], prm, event_ms)
                         and not _seen_by_one(i, rows[j], rows[k], prm, event_ms)
                     ):
+                        for row in rows[:n]:
+                            i[row, c.I_ALONE] = 0  # not all were looked at
                         return True
                     j = after[j]
         home = cell_bucket(floor(x * scale), floor(y * scale), _CELLS)
@@ -141,8 +157,8 @@ def _merge(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: 
         if i[row, c.I_STATUS] != c.CONFIRMED:
             continue
         dt = (event_ms - i[row, c.I_T]) * 1e-3
-        cx = floor((s[row, c.S_E] + dt * s[row, c.S_VE]) / cell)
-        cy = floor((s[row, c.S_N] + dt * s[row, c.S_VN]) / cell)
+        x, y, _, _ = ahead(s[row], dt)
+        cx, cy = floor(x / cell), floor(y / cell)
         for gx in range(cx - 1, cx + 2):
             for gy in range(cy - 1, cy + 2):
                 other = heads[cell_bucket(gx, gy, buckets)]
@@ -176,7 +192,7 @@ def upkeep(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: 
             give_row(i, heads, ctl, row)
             continue
         dt = (event_ms - i[row, c.I_T]) * 1e-3
-        x, y = s[row, c.S_E] + dt * s[row, c.S_VE], s[row, c.S_N] + dt * s[row, c.S_VN]
+        x, y, _, _ = ahead(s[row], dt)
         move(i, heads, row, bucket(x, y, cell, buckets))
         if i[row, c.I_STATUS] == c.CONFIRMED:
             hx, hy = s[row, c.S_HX], s[row, c.S_HY]

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from v2x.geo import LocalFrame
 
-from v2x_loadtest.score.crossing import crossing
+from v2x_loadtest.score.crossing import ARM_M, crossing
 from v2x_loadtest.score.traffic import CYCLIST, F64, I64, MOTORCYCLE, PEDESTRIAN, SHAPES, STEP_S, Traffic, motorway
 
 T0_MS: Final = 1_790_000_000_000
@@ -25,6 +25,7 @@ ZONE: Final = "Z1"
 SCAN_MS: Final = 100.0
 SWAP_M: Final = 5.0
 EDGE_M: Final = 20.0
+LATCH_MPS: Final = 0.3
 # Columns of a scan's rows: fields of Rsm.participants.
 COLUMNS: Final = (
     "ptc_type", "ptc_id", "object_class", "sec_mark", "d_lat", "d_lon", "pos_conf", "speed", "heading", "accel_long",
@@ -44,7 +45,8 @@ class Setting:
     rsus: int = 8
     range_m: float = 220.0
     sigma_m: tuple[float, float] = (0.5, 1.0)  # each unit has its own between these
-    rho: float = 0.0  # of its noise (position, speed, heading) from scan to scan
+    rho: float = 0.0  # correlation of its positions' noise from scan to scan
+    rho_motion: float = 0.0  # and of its speeds' and headings'
     speed_sigma: float = 0.3
     heading_sigma_deg: float = 1.5
     bias_m: float = 0.3
@@ -91,7 +93,10 @@ class World:
     def covered(self, east: F64, north: F64) -> Any:
         """Return which points lie ``EDGE_M`` inside some unit's range: the part of the road that is scored."""
         gap = np.hypot(*(np.subtract.outer(x, [p[k] for p in self.places]) for k, x in enumerate((east, north))))
-        return (gap <= self.setting.range_m - EDGE_M).any(axis=1)
+        near = (gap <= self.setting.range_m - EDGE_M).any(axis=1)
+        if self.setting.kind == "crossing":  # the arms end, and who drives on is gone
+            near &= np.maximum(abs(east), abs(north)) <= ARM_M - EDGE_M
+        return near
 
     def zones(self) -> dict[str, Any]:
         """Return a zones document: one zone round everything."""
@@ -153,10 +158,13 @@ def _unit(world: World, rsu: int) -> list[Scan]:
     ids = rng.permutation(n) + 1
     fresh = n
     noise = rng.normal(0, 1, (n, 4))  # east, north, speed, heading
+    rho = np.array([s.rho, s.rho, s.rho_motion, s.rho_motion])
+    fresh_share = np.sqrt(1 - rho**2)
+    course = np.zeros(n)  # heading, kept while an object stands
     out: list[Scan] = []
     arrived = 0.0
     for seq, t in enumerate(np.arange(rng.uniform(0, SCAN_MS), s.seconds * 1000, SCAN_MS)):
-        noise = s.rho * noise + np.sqrt(1 - s.rho**2) * rng.normal(0, 1, (n, 4))
+        noise = rho * noise + fresh_share * rng.normal(0, 1, (n, 4))
         who, east, north = traffic.at(t / 1000)
         near = np.hypot(east - x0, north - y0) < s.range_m
         who, east, north = who[near], east[near], north[near]
@@ -164,8 +172,10 @@ def _unit(world: World, rsu: int) -> list[Scan]:
         seen = rng.random(len(who)) >= s.miss
         who, east, north = who[seen], east[seen], north[seen]
         ve, vn = traffic.motion(t / 1000, who)
-        speed = np.maximum(np.hypot(ve, vn) + s.speed_sigma * noise[who, 2], 0.0)
-        heading = np.degrees(np.arctan2(ve, vn)) + s.heading_sigma_deg * noise[who, 3] * _wobble(traffic, who, speed)
+        speed = np.hypot(ve, vn)
+        course[who] = np.where(speed > LATCH_MPS, np.degrees(np.arctan2(ve, vn)), course[who])
+        heading = course[who] + s.heading_sigma_deg * noise[who, 3] * _wobble(traffic, who, speed)
+        speed = np.maximum(speed + s.speed_sigma * np.clip(speed / 2, 0.15, 1.0) * noise[who, 2], 0.0)
         east = east + bias[0] + sigma * noise[who, 0]
         north = north + bias[1] + sigma * noise[who, 1]
         cls, local, truth = traffic.cls[who], ids[who], who
@@ -192,7 +202,7 @@ def _unit(world: World, rsu: int) -> list[Scan]:
 
 def _wobble(traffic: Traffic, who: I64, speed: F64) -> F64:
     """Return by how much worse headings are: of people, and of what hardly moves."""
-    return np.where(traffic.cls[who] == PEDESTRIAN, 6.0, 1.0) * np.clip(2.0 / np.maximum(speed, 0.1), 1.0, 10.0)
+    return np.where(traffic.cls[who] == PEDESTRIAN, 6.0, 1.0) * np.clip(2.0 / np.maximum(speed, 0.1), 1.0, 4.0)
 
 
 def _spoil_ids(rng: np.random.Generator, s: Setting, ids: I64, who: I64, at: tuple[F64, F64], fresh: int) -> int:
