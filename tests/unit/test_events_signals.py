@@ -140,13 +140,26 @@ def test_spat_that_ceases_while_its_rsu_goes_on():
 
 @pytest.mark.parametrize(
     ("gap", "heartbeat"),
-    [((20.0, 20.9), (0.0, 1e9)), ((20.0, 28.0), (0.0, 1e9)), ((20.0, 60.0), (0.0, 19.0)), ((0.0, 90.0), (0.0, 1e9))],
-    ids=["one message", "some messages", "the whole RSU", "never spoke"],
+    [
+        ((20.0, 20.9), (0.0, 1e9)),
+        ((20.0, 28.0), (0.0, 1e9)),
+        ((20.0, 60.0), (0.0, 19.0)),
+        ((0.0, 90.0), (0.0, 1e9)),
+        ((1.6, 90.0), (0.0, 1e9)),
+    ],
+    ids=["one message", "some messages", "the whole RSU", "never spoke", "hardly spoke"],
 )
 def test_a_gap_is_no_failure(gap, heartbeat):
     w = World(crossroads())
     silent(w, gap, heartbeat)
     assert w.changes == []
+
+
+def test_when_its_rsu_is_not_heard_any_more_either_the_failure_is_over():
+    w = World(crossroads())
+    silent(w, (20.0, 79.0), (0.0, 31.0))
+    assert w.told() == ["SIGNAL_FAILURE ADDED", "SIGNAL_FAILURE ENDED"]
+    assert seconds(w.changes[-1][1].end_ms) == pytest.approx(45.0, abs=0.3)
 
 
 def test_an_outage_of_the_input_is_no_failure():

@@ -83,7 +83,7 @@ def test_a_single_measurement_or_none_at_all_is_no_event():
 
 def test_between_the_bounds_it_goes_on_and_the_level_follows():
     w = motorway()
-    seen = {0: 150, 40: 220, 80: 80, 120: 8000}
+    seen = {0: 150, 40: 220, 140: 80, 180: 8000}
 
     def each(t):
         if every(t):
@@ -93,7 +93,7 @@ def test_between_the_bounds_it_goes_on_and_the_level_follows():
     w.run([], 300.0, each)
     fog = [c for _, c in w.of("FOG")]
     assert [(c.status, c.level) for c in fog] == [("ADDED", 1), ("MODIFIED", 2), ("ENDED", 2)]
-    assert seconds(fog[-1].end_ms) == 120.0
+    assert seconds(fog[-1].end_ms) == 180.0
 
 
 def test_a_pole_that_falls_silent_takes_its_word_back():
