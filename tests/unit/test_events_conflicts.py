@@ -27,6 +27,8 @@ from v2x.events import Detector
 from v2x.events import kernel as k
 from v2x.events.handing import pack, unpack
 from v2x.events.witness import FLAG_AIRBAG, FLAG_HAZARD
+from v2x.fusion.snapshot import Frozen
+from v2x.fusion.snapshot import unpack as read
 from v2x.road import Road
 
 
@@ -394,7 +396,7 @@ def test_in_another_zone_lanes_have_other_indices():
 
 
 # -- state ------------------------------------------------------------------------------------------------------------
-def test_state_goes_through_json_at_any_step_without_a_trace():
+def test_state_goes_through_a_snapshot_at_any_step_without_a_trace():
     def crew() -> list[Car]:
         slow = cruising(5, 100.0, 8.0, lane=2)
         return [
@@ -413,8 +415,9 @@ def test_state_goes_through_json_at_any_step_without_a_trace():
         broken.run(crew(), until, spat(broken))
         road = Road.load(json.loads(json.dumps(broken.road.state())))
         det = Detector(None, "Z", road)
-        det.load(json.loads(json.dumps(broken.det.state())))
-        assert det.state() == broken.det.state()
+        blob = Frozen(broken.det.state()).pack()
+        det.load(read(blob))
+        assert Frozen(det.state()).pack() == blob
         broken.road, broken.det = road, det
     assert broken.changes == straight.changes
     assert {"ACCIDENT", "NEAR_MISS", "RED_LIGHT"} <= {c.kind for _, c in straight.changes}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from tests.unit.events_world import FRAME, REF, T0, World, lane_dict, link_dict, node_dict, way
 from v2x.events import Detector
 from v2x.events.signals import crossing_phases
+from v2x.fusion.snapshot import Frozen, unpack
 
 
 def seconds(ms: int) -> float:
@@ -203,7 +202,7 @@ def test_the_phases_of_a_message_may_change_and_come_in_any_order():
     assert lights()[2] == 5
 
 
-def test_state_goes_through_json_at_any_step_without_a_trace():
+def test_state_goes_through_a_snapshot_at_any_step_without_a_trace():
     def each(w: World):
         def feed(t):
             if half(t):
@@ -223,8 +222,9 @@ def test_state_goes_through_json_at_any_step_without_a_trace():
     for until in [x / 2 for x in range(1, 121)]:
         broken.run([], until, each(broken))
         det = Detector(None, "Z", broken.road)
-        det.load(json.loads(json.dumps(broken.det.state())))
-        assert det.state() == broken.det.state()
+        blob = Frozen(broken.det.state()).pack()
+        det.load(unpack(blob))
+        assert Frozen(det.state()).pack() == blob
         broken.det = det
     assert broken.changes == straight.changes
     assert [c.level for _, c in straight.changes if c.status != "ENDED"] == [3, 2, 1]

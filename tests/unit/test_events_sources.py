@@ -5,13 +5,13 @@ And what an event says of a congestion: by lane, and how fast it grows.
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 
 import pytest
 from tests.unit.events_world import FRAME, T0, Car, World, bsm, lane_y, motorway_nodes, parked, rte
 from v2x.events import Detector, EventChange
 from v2x.events.witness import FLAG_AIRBAG, FLAG_HAZARD
+from v2x.fusion.snapshot import Frozen, unpack
 
 GANTRY = ("G-2", 1000.0, -8.0, 1000.0, 90.0)  # device, middle, half length, course of the section M1 and M2
 
@@ -197,7 +197,7 @@ def test_a_queue_that_dissolves_from_its_front_shrinks():
     assert current(w).growth < -150
 
 
-def test_state_goes_through_json_at_any_step_without_a_trace():
+def test_state_goes_through_a_snapshot_at_any_step_without_a_trace():
     def each(w: World):
         return lambda t: w.det.section(section(t, 4), *GANTRY) if hertz(t, 10.0) else None
 
@@ -207,7 +207,8 @@ def test_state_goes_through_json_at_any_step_without_a_trace():
     for until in [float(x) for x in range(1, 41)]:
         broken.run(cars, until, each(broken))
         det = Detector(None, "Z", broken.road)
-        det.load(json.loads(json.dumps(broken.det.state())))
-        assert det.state() == broken.det.state()
+        blob = Frozen(broken.det.state()).pack()
+        det.load(unpack(blob))
+        assert Frozen(det.state()).pack() == blob
         broken.det = det
     assert broken.changes == straight.changes

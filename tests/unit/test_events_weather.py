@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from tests.unit.events_world import FRAME, T0, World, bsm, cruising, lane_y, motorway_nodes, rte
 from v2x.events import Detector
 from v2x.events.witness import FLAG_ABS, FLAG_STABILITY, FLAG_TRACTION, FLAG_WIPERS
+from v2x.fusion.snapshot import Frozen, unpack
 
 
 def motorway() -> World:
@@ -243,7 +242,7 @@ def test_where_a_pole_has_said_so_a_single_vehicle_is_a_further_witness():
     assert {s["kind"] for s in last.sources} == {2, 4}
 
 
-def test_state_goes_through_json_at_any_step_without_a_trace():
+def test_state_goes_through_a_snapshot_at_any_step_without_a_trace():
     def feed(w: World):
         cars, flags = skid(w, FLAG_ABS, {1: (5.0, 500.0), 2: (15.0, 520.0), 3: (25.0, 510.0)})
 
@@ -261,8 +260,9 @@ def test_state_goes_through_json_at_any_step_without_a_trace():
     for until in [float(x) for x in range(1, 121)]:
         broken.run(cars, until, each)
         det = Detector(None, "Z", broken.road)
-        det.load(json.loads(json.dumps(broken.det.state())))
-        assert det.state() == broken.det.state()
+        blob = Frozen(broken.det.state()).pack()
+        det.load(unpack(blob))
+        assert Frozen(det.state()).pack() == blob
         broken.det = det
     assert broken.changes == straight.changes
     assert {"FOG", "SLIPPERY"} <= {c.kind for _, c in straight.changes}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.fusion_drive import Drive
 from v2x.fusion import layout as c
+from v2x.fusion.snapshot import Frozen, unpack
 from v2x.fusion.zone import ZoneState
 from v2x.zones import ZoneMap
 
@@ -114,7 +115,7 @@ def test_a_snapshot_in_the_middle_of_a_turn_goes_on_turning() -> None:
     corner(drive, told=True)
     zone.s[0, c.S_OMEGA], zone.s[0, c.S_W + 4] = 0.3, 0.01
     kept = ZoneState(drive.zones, "Z1")
-    kept.load(zone.state(), zone.arrays())
+    kept.load(unpack(Frozen(zone.state()).pack()))
     assert np.array_equal(kept.s, zone.s)
     assert np.array_equal(kept.bias[: len(zone.sensors)], zone.bias[: len(zone.sensors)])
 
@@ -144,7 +145,7 @@ def test_a_neighbours_word_ends_a_turn() -> None:
     zone.s[row, c.S_OMEGA], zone.s[row, c.S_W : c.S_W + 5] = 0.3, (0.1, 0.1, 0.1, 0.1, 0.01)
     zone.i[row, c.I_OWN] = 0
     later = int(zone.i[row, c.I_LAST]) + 1_000
-    station.ownership.adopt(station.ownership._state(row, later), 0, 0)
+    station.ownership.adopt(station.ownership._state(row, later), 0, 0, later)
     assert zone.i[row, c.I_LAST] == later
     assert not zone.s[row, c.S_W : c.S_W + 5].any()
     assert zone.s[row, c.S_OMEGA] == 0.0

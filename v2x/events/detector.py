@@ -369,6 +369,8 @@ class Detector:
         self.weather.load(state["weather"])
         self.witnesses.load(state["witnesses"])
         self.border.load(state["border"])
+        self.counters.clear()
+        self.counters.update(state["counters"])
 
 
 __all__ = ["Detector", "EventChange"]
