@@ -16,13 +16,15 @@ from typing import Any, Final
 
 import numba
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 from v2x.fusion import layout as c
 from v2x.fusion.kalman import ahead, noise, told_cov
 from v2x.fusion.zone import ZoneState
 from v2x.zones import ZoneMap
 
-from v2x_loadtest.score.gospa import CUT_M, gospa
+from v2x_loadtest.score.figures import normalised
+from v2x_loadtest.score.gospa import CUT_M, counted, gospa
+from v2x_loadtest.score.matching import near_pairs
+from v2x_loadtest.score.mot import Step, clear
 from v2x_loadtest.score.setting import COLUMNS, FRAME, T0_MS, ZONE, Setting, World, make
 from v2x_loadtest.score.traffic import F64, I64
 
@@ -62,11 +64,7 @@ class _Sums:
     squares: list[F64] = field(default_factory=list)
     nees: list[F64] = field(default_factory=list)
     turning: list[Any] = field(default_factory=list)
-    wrong: int = 0
-    switches: int = 0
-    objects: int = 0
-    frames: int = 0
-    owner: dict[int, int] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
 
 
 def measure(
@@ -98,10 +96,10 @@ def measure(
         spent += time.thread_time_ns() - began
         rows += len(people)
     squares, nees = np.concatenate(sums.squares), np.concatenate(sums.nees)
-    turns = np.concatenate(sums.turning)
+    turns, mot = np.concatenate(sums.turning), clear(sums.steps)
+    assert mot.mota is not None
     return Figures(
-        sums.gospa / sums.frames, float(np.sqrt(squares.mean())), float(nees.mean()),
-        1 - (sums.wrong + sums.switches) / sums.objects, float(sums.switches),
+        sums.gospa / len(sums.steps), float(np.sqrt(squares.mean())), float(nees.mean()), mot.mota, float(mot.switches),
         float(np.sqrt(squares[turns].mean())) if turns.any() else np.nan,
         float(nees[turns].mean()) if turns.any() else np.nan, spent / rows,
     )  # fmt: skip
@@ -114,23 +112,16 @@ def _score(world: World, zone: ZoneState, event_ms: int, sums: _Sums) -> None:
     east, north = FRAME.to_local(lat, lon)
     t_s = (event_ms - T0_MS) / 1000
     who, true_e, true_n = world.traffic.at(t_s)
-    inside, here = world.covered(true_e, true_n), world.covered(east, north)
-    pairs = gospa(np.stack((true_e, true_n), 1), np.stack((east, north), 1))
-    inside[pairs.rows] |= here[pairs.cols]
-    here[pairs.cols] |= inside[pairs.rows]
-    use = inside[pairs.rows]
-    a, b = pairs.rows[use], pairs.cols[use]
-    x, y = true_e[a] - east[b], true_n[a] - north[b]
-    ee, en, nn = told[b, 2:].T
-    squares = x * x + y * y
-    missed, false = int(inside.sum()) - len(a), int(here.sum()) - len(a)
-    sums.gospa += float(np.sqrt(squares.sum() + CUT_M**2 / 2 * (missed + false)))
-    sums.squares.append(squares)
-    sums.nees.append((x * x * nn - 2 * x * y * en + y * y * ee) / (ee * nn - en * en) / 2)
-    sums.turning.append(_turns(world, t_s, who[a]))
-    sums.frames += 1
-    gap = np.hypot(true_e[inside, None] - east[None, here], true_n[inside, None] - north[None, here])
-    _clear(who[inside], zone.i[rows[here], c.I_UID], gap, sums)
+    objects, tracks = np.stack((true_e, true_n), 1), np.stack((east, north), 1)
+    keep, seen = counted(objects, tracks, world.covered(true_e, true_n), world.covered(east, north))
+    objects, tracks, who, rows = objects[keep], tracks[seen], who[keep], rows[seen]
+    result = gospa(objects, tracks)
+    error = tracks[result.cols] - objects[result.rows]
+    sums.gospa += result.distance
+    sums.squares.append((error**2).sum(axis=1))
+    sums.nees.append(normalised(error, told[seen, 2:][result.cols].T))
+    sums.turning.append(_turns(world, t_s, who[result.rows]))
+    sums.steps.append(Step(who, zone.i[rows, c.I_UID], *near_pairs(objects, tracks, CUT_M)))
 
 
 def _turns(world: World, t_s: float, who: I64) -> Any:
@@ -138,29 +129,6 @@ def _turns(world: World, t_s: float, who: I64) -> Any:
     (ae, an), (be, bn) = (world.traffic.motion(t, who) for t in (t_s - 0.1, t_s + 0.1))
     turn = np.arctan2(ae * bn - an * be, ae * be + an * bn) / 0.2
     return (np.hypot(ae, an) > 2.0) & (abs(turn) > 0.2)
-
-
-def _clear(who: I64, track: I64, gap: F64, sums: _Sums) -> None:
-    """Count as CLEAR MOT does: who was matched stays matched while within the cut."""
-    place = {int(uid): k for k, uid in enumerate(track)}
-    rest, free = [], set(range(len(track)))
-    for j, name in enumerate(who.tolist()):
-        k = place.get(sums.owner.get(name, -1), -1)
-        if k in free and gap[j, k] <= CUT_M:
-            free.discard(k)
-        else:
-            rest.append(j)
-    left, matched = sorted(free), len(who) - len(rest)
-    cost = np.where((near := gap[np.ix_(rest, left)]) <= CUT_M, near, 1e6)
-    for a, b in zip(*linear_sum_assignment(cost), strict=True):
-        if cost[a, b] > CUT_M:
-            continue
-        name, uid = int(who[rest[a]]), int(track[left[b]])
-        sums.switches += sums.owner.get(name, uid) != uid
-        sums.owner[name] = uid
-        matched += 1
-    sums.wrong += len(who) - matched + len(track) - matched
-    sums.objects += len(who)
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 from v2x_loadtest.score.cases import Case
-from v2x_loadtest.score.gospa import CUT_M, gospa
-from v2x_loadtest.score.matching import F64, I64, near_pairs
+from v2x_loadtest.score.gospa import CUT_M, counted, gospa
+from v2x_loadtest.score.matching import F64, near_pairs
 from v2x_loadtest.score.mot import Step, clear, hota, idf1
 from v2x_loadtest.score.play import Estimates
 
@@ -55,14 +55,14 @@ def track_figures(case: Case, frames: Mapping[int, Estimates], *, draw: bool = F
             continue
         now = case.at(t_s)
         objects, told = np.stack([now.east, now.north], 1), np.stack([seen.east, seen.north], 1)
-        keep, keep_told = _clip(case, t_s, objects, told)
+        keep, keep_told = counted(objects, told, case.covered(t_s, *objects.T), case.covered(t_s, *told.T))
         objects, told = objects[keep], told[keep_told]
         result = gospa(objects, told)
         error = told[result.cols] - objects[result.rows]
         square = (error**2).sum(axis=1)
         squares.append(square)
         if seen.cov is not None:
-            nees.append(_nees(error, seen.cov[:, keep_told][:, result.cols]))
+            nees.append(normalised(error, seen.cov[:, keep_told][:, result.cols]))
         distances.append(result.distance)
         missed, false = missed + result.missed, false + result.false
         steps.append(Step(now.idx[keep], seen.track[keep_told], *near_pairs(objects, told, CUT_M)))
@@ -105,17 +105,7 @@ def _values(
     }
 
 
-def _clip(case: Case, t_s: float, objects: F64, told: F64) -> tuple[I64, I64]:
-    """Return rows of objects and estimates that count: those inside, and outside partners of those inside."""
-    core, core_told = case.covered(t_s, *objects.T), case.covered(t_s, *told.T)
-    pairs = gospa(objects, told)
-    keep, keep_told = core.copy(), core_told.copy()
-    keep[pairs.rows] |= core_told[pairs.cols]
-    keep_told[pairs.cols] |= core[pairs.rows]
-    return np.flatnonzero(keep), np.flatnonzero(keep_told)
-
-
-def _nees(error: F64, cov: F64) -> F64:
+def normalised(error: F64, cov: F64) -> F64:
     """Return the normalised squared errors over their two dimensions: 1 on average if the covariance is right."""
     ee, en, nn = cov
     x, y = error.T

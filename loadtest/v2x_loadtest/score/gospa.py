@@ -18,6 +18,7 @@ from v2x_loadtest.score.matching import match, near_pairs
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 P: Final = 2
 CUT_M: Final = 5.0
 
@@ -41,3 +42,12 @@ def gospa(truth: F64, estimates: F64, *, cut: float = CUT_M, p: int = P) -> Gosp
     missed, false = len(truth) - taken.size, len(estimates) - taken.size
     total = localisation + cut**p / 2 * (missed + false)
     return Gospa(total ** (1 / p), localisation, missed, false, rows[taken], cols[taken])
+
+
+def counted(truth: F64, estimates: F64, core: Bools, core_estimates: Bools) -> tuple[I64, I64]:
+    """Return rows of objects and of estimates that count: those in the core, and outside it partners of those in it."""
+    pairs = gospa(truth, estimates)
+    keep, keep_estimates = core.copy(), core_estimates.copy()
+    keep[pairs.rows] |= core_estimates[pairs.cols]
+    keep_estimates[pairs.cols] |= core[pairs.rows]
+    return np.flatnonzero(keep), np.flatnonzero(keep_estimates)

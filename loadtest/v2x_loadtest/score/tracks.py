@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from v2x_loadtest.audit.ledger import Ledger
 from v2x_loadtest.audit.log import FRAME_KEEP_MS, Frame
-from v2x_loadtest.score.gospa import CUT_M, gospa
+from v2x_loadtest.score.gospa import CUT_M, counted, gospa
 from v2x_loadtest.score.truth import Truth
 
 F64 = npt.NDArray[np.float64]
@@ -152,13 +152,7 @@ def score_tracks(
 
 def _clip(truth: Truth, objects: F64, estimates: F64) -> tuple[I64, I64]:
     """Return rows of objects and estimates that count: those inside, and outside partners of those inside."""
-    core = truth.covered(objects[:, 0], objects[:, 1])
-    core_seen = truth.covered(estimates[:, 0], estimates[:, 1])
-    pairs = gospa(objects, estimates)
-    keep, keep_seen = core.copy(), core_seen.copy()
-    keep[pairs.rows] |= core_seen[pairs.cols]
-    keep_seen[pairs.cols] |= core[pairs.rows]
-    return np.flatnonzero(keep), np.flatnonzero(keep_seen)
+    return counted(objects, estimates, truth.covered(*objects.T), truth.covered(*estimates.T))
 
 
 def _summarise(out: TrackScore, accumulator: motmetrics.MOTAccumulator) -> None:
