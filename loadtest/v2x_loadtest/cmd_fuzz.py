@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -24,9 +20,7 @@ from v2x.errors import ConfigError
 
 from v2x_loadtest.fuzz.campaign import BATCH, CORPUS, TARGETS, Tally, batches, keep, load, make, one
 from v2x_loadtest.options import AsJson
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from v2x_loadtest.workers import spread
 
 _PIECE = 5  # batches that a process takes at a time
 _TELLING = re.compile(r"^stat::|Uncaught Python exception|^v2x_|Finding: |ERROR: ")
@@ -68,13 +62,14 @@ def _replay(target: str, text: str) -> None:
 def _campaign(target: str, cases: int, seed: int, jobs: int, corpus: Path, *, as_json: bool) -> None:
     total, wanted = Tally(), -(-cases // BATCH)
     inputs = load(target, corpus)
+    pieces = [(target, seed, at, min(at + _PIECE, wanted), inputs) for at in range(0, wanted, _PIECE)]
     columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-        _tallies(target, seed, wanted, inputs, jobs) as tallies,
+        spread(_piece, pieces, min(jobs, len(pieces)), silent=True) as found,  # mqtt5's panics print what they find
     ):
         task = progress.add_task("", total=wanted * BATCH)
-        for tally in tallies:
+        for tally in chain.from_iterable(found):
             total.cases += tally.cases
             total.findings += tally.findings
             progress.advance(task, BATCH)
@@ -89,24 +84,6 @@ def _campaign(target: str, cases: int, seed: int, jobs: int, corpus: Path, *, as
             typer.secho(f"{wrong}\n  v2x fuzz {target} --replay {data}", fg=typer.colors.RED, err=True)
     if total.findings:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _tallies(target: str, seed: int, wanted: int, inputs: list[bytes], jobs: int) -> Iterator[Iterable[Tally]]:
-    """Yield the tallies in the order of the batches."""
-    pieces = [(target, seed, at, min(at + _PIECE, wanted), inputs) for at in range(0, wanted, _PIECE)]
-    pool = multiprocessing.get_context("forkserver").Pool(min(jobs, len(pieces)), _settle_in)
-    try:
-        yield chain.from_iterable(pool.imap(_piece, pieces))
-    finally:
-        pool.terminate()
-        pool.join()
-
-
-def _settle_in() -> None:
-    """Leave Ctrl-C to the parent, and say nothing: mqtt5's panics print what they find."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _piece(piece: tuple[str, int, int, int, list[bytes]]) -> list[Tally]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -15,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from v2x.errors import ConfigError
 
-from v2x_loadtest.options import AsJson
+from v2x_loadtest.options import AsJson, parse_seeds
+from v2x_loadtest.workers import spread
 
 if TYPE_CHECKING:
     from v2x_loadtest.schedules.run import Outcome
@@ -35,7 +33,7 @@ class Part(StrEnum):
 
 def schedules(
     of: Annotated[Part, typer.Option(help="Ingest, or fusion workers that share partitions.")] = Part.INGEST,
-    seeds: Annotated[str, typer.Option(help="A seed, or a range of seeds: 1-2000.")] = "1-2000",
+    seeds: Annotated[str, typer.Option(help="A-B, or numbers with commas.")] = "1-2000",
     jobs: Annotated[int, typer.Option(min=1, help="Processes; default: one a core.")] = os.cpu_count() or 1,
     trace: Annotated[bool, typer.Option(help="Print plan and every event of the schedules (take few seeds).")] = False,
     as_json: AsJson = False,
@@ -106,20 +104,8 @@ class Totals:
         )
 
 
-def parse_seeds(text: str) -> range:
-    """Return the seeds of ``7`` or ``1-2000``."""
-    first, _, last = text.partition("-")
-    try:
-        found = range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise ConfigError(f"--seeds: {text!r} is neither a seed nor a range such as 1-2000") from None
-    if not found:
-        raise ConfigError(f"--seeds: {text!r} is empty")
-    return found
-
-
 @contextmanager
-def _outcomes(of: Part, seeds: range, jobs: int) -> Iterator[Iterable[Outcome]]:
+def _outcomes(of: Part, seeds: Sequence[int], jobs: int) -> Iterator[Iterable[Outcome]]:
     """Yield the outcomes in the order of the seeds."""
     from v2x_loadtest.schedules.fusion_run import run_fusion_schedule  # noqa: PLC0415 - numba is slow to import
     from v2x_loadtest.schedules.run import run_schedule  # noqa: PLC0415
@@ -128,17 +114,8 @@ def _outcomes(of: Part, seeds: range, jobs: int) -> Iterator[Iterable[Outcome]]:
     if jobs == 1 or len(seeds) < 2 * _CHUNK:
         yield map(run, seeds)
         return
-    pool = multiprocessing.get_context("forkserver").Pool(jobs, _ignore_interrupts)
-    try:
-        yield pool.imap(run, seeds, _CHUNK)
-    finally:
-        pool.terminate()
-        pool.join()
-
-
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the parent, which ends the pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with spread(run, seeds, jobs, chunk=_CHUNK) as found:
+        yield found
 
 
 def _show(of: Part, outcome: Outcome) -> None:

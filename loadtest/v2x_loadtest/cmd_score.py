@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from v2x.errors import ConfigError
+
+from v2x_loadtest.options import parse_seeds
 
 _DEFAULT_SEEDS = "1001-1003"
 _MOST_SEEDS = 1000
@@ -66,7 +67,7 @@ def score(
         raise ConfigError("--log is scored as it is: leave out --scene and --variant")
     run.check(scenes, variants)
     others = pick_baselines(baselines, list(BASELINES))
-    wanted = parse_seeds(seeds)
+    wanted = parse_seeds(seeds, _MOST_SEEDS)
     parts: list[Any] = []
     interrupted = False
     with Progress(
@@ -101,20 +102,6 @@ def score(
         raise typer.Exit(130)
     if strict and any(bars.missed(part.verdicts()) for part in parts):
         raise typer.Exit(1)
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of ``A-B`` or ``A,B,C-D``; ConfigError if it is neither."""
-    out: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not found:
-            raise ConfigError(f"--seeds {text}: give a range like 1001-1010, or numbers like 1001,1007")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < first + _MOST_SEEDS:
-            raise ConfigError(f"--seeds {text}: {part.strip()} is no range of 1 to {_MOST_SEEDS} seeds")
-        out += range(first, last + 1)
-    return list(dict.fromkeys(out))
 
 
 def pick_baselines(text: str, every: list[str]) -> list[str]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from v2x.errors import ConfigError
 
-from v2x_loadtest.cmd_schedules import parse_seeds, schedules
+from v2x_loadtest.cmd_schedules import schedules
+from v2x_loadtest.options import parse_seeds
 from v2x_loadtest.schedules.loop import VirtualLoop
 from v2x_loadtest.schedules.mosquitto import matches
 from v2x_loadtest.schedules.plan import FAULTS, Plan

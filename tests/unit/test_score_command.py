@@ -19,7 +19,8 @@ from v2x.errors import ConfigError
 
 from v2x_loadtest.audit.log import Stamped
 from v2x_loadtest.cli import root
-from v2x_loadtest.cmd_score import parse_seeds, pick_baselines
+from v2x_loadtest.cmd_score import pick_baselines
+from v2x_loadtest.options import parse_seeds
 from v2x_loadtest.score.baselines import hungarian, in_order, single
 from v2x_loadtest.score.case_run import CaseScore, run_case
 from v2x_loadtest.score.cases import SCENES, VARIANTS, make_case

@@ -117,6 +117,7 @@ class FusionWorld:
         self.wrongs: list[str] = []
         self.trace: list[tuple[float, str]] = []
         self.kills = 0
+        self.repeated = 0  # copies in the outputs beyond the first
         self.workers = [Worker(i) for i in range(_WORKERS)]
         self._lives = 0
         self._members: frozenset[int] = frozenset()

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
-from v2x_loadtest.schedules.loop import StuckError
+from v2x_loadtest.schedules.loop import StuckError, VirtualLoop
 from v2x_loadtest.schedules.mosquitto import Message
 from v2x_loadtest.schedules.plan import Plan
 from v2x_loadtest.schedules.world import World
@@ -44,23 +43,47 @@ class Outcome:
     repeated: int  # copies in the log beyond the first
     kills: int
     reconnects: int  # of MQTT sessions
-    renewals: int
+    renewals: int  # of producer ids
     seconds: float  # of virtual time
-    digest: str  # of all that happened: the same seed gives the same
     trace: tuple[tuple[float, str], ...]
+
+
+class Conducted(Protocol):
+    """What both kinds of worlds have."""
+
+    loop: VirtualLoop
+    kills: int
+    trace: list[tuple[float, str]]
+
+    def wrong(self, what: str) -> None:
+        """Note a broken promise."""
+        ...
+
+    def close(self) -> None:
+        """End what still runs."""
+        ...
 
 
 def run_schedule(seed: int) -> Outcome:
     """Run one schedule to its end."""
-    dice = random.getstate()
     with quiet():
-        outcome = _run(World(Plan.of(seed)))
-        gc.collect()  # killed processes leave connections behind, whose destructors must not speak up in other work
-    random.setstate(dice)
-    return outcome
+        world = World(Plan.of(seed))
+        conduct(world, _play(world))
+        return Outcome(
+            seed,
+            tuple(world.wrongs),
+            published=len(world.published),
+            repeated=sum(len(at) - len(set(at)) for at in world.copies.values()),
+            kills=world.kills,
+            reconnects=world.broker.connects - (1 + world.kills) * len(SESSION_NAMES),
+            renewals=world.renewals,
+            seconds=world.loop.now,
+            trace=tuple(world.trace),
+        )
 
 
-def _run(world: World) -> Outcome:
+def conduct(world: Conducted, play: Coroutine[Any, Any, None]) -> None:
+    """Run a world's schedule on its loop; whatever goes wrong is the schedule's verdict."""
     loop = world.loop
     over = False
 
@@ -74,24 +97,16 @@ def _run(world: World) -> Outcome:
     loop.set_exception_handler(uncaught)
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_play(world))
+        loop.run_until_complete(play)
     except StuckError:
         world.wrong("everybody waits and nothing will wake them")
     except Exception as e:  # noqa: BLE001 - the schedule's verdict, not ours
         world.wrong(f"raised {e!r}")
     finally:
         over = True
-        if world.ingest is not None:
-            world.kill()
+        world.close()
         asyncio.set_event_loop(None)
         loop.close()
-    digest = hashlib.sha256(repr(world.trace).encode()).hexdigest()[:16]
-    repeated = sum(len(at) - len(set(at)) for at in world.copies.values())
-    return Outcome(
-        world.plan.seed, tuple(world.wrongs), len(world.published), repeated, world.kills,
-        world.broker.connects - (1 + world.kills) * len(SESSION_NAMES), world.renewals,
-        loop.now, digest, tuple(world.trace),
-    )  # fmt: skip
 
 
 async def _play(world: World) -> None:
@@ -185,7 +200,8 @@ def _out_of_order(world: World) -> list[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Faults are what this is about: nobody need read of each."""
+    """Faults are what this is about: nobody need read of each. Draws leave the common dice as they were."""
+    dice = random.getstate()
     names: tuple[Any, ...] = ("aiokafka", "v2x_services", "asyncio")
     before = [logging.getLogger(name).level for name in names]
     structured = structlog.get_config()
@@ -196,7 +212,9 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # of connections that a killed process had
             yield
+            gc.collect()  # killed processes leave connections behind, whose destructors must not speak up in other work
     finally:
+        random.setstate(dice)
         structlog.configure(**structured)
         for name, level in zip(names, before, strict=True):
             logging.getLogger(name).setLevel(level)

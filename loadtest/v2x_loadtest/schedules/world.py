@@ -213,6 +213,11 @@ class World:
         self.network.kill(self.life)
         self.ingest = self._task = None
 
+    def close(self) -> None:
+        """End ingest, if it runs."""
+        if self.ingest is not None:
+            self.kill()
+
     # -- what devices do
 
     def publish(self, count: int) -> None:

@@ -21,6 +21,7 @@ from v2x.fusion.kalman import ahead, noise, told_cov
 from v2x.fusion.zone import ZoneState
 from v2x.zones import ZoneMap
 
+from v2x_loadtest.options import parse_seeds
 from v2x_loadtest.score.figures import normalised
 from v2x_loadtest.score.gospa import CUT_M, counted, gospa
 from v2x_loadtest.score.matching import near_pairs
@@ -142,7 +143,6 @@ def main() -> None:
     ask.add_argument("--silent", action="store_true", help="units tell no speeds and headings")
     ask.add_argument("--set", default="{}", help="kernel parameters (JSON)")
     args = ask.parse_args()
-    first, last = (int(x) for x in args.seeds.split("-"))
     near = {"rsus": 3, "range_m": 130.0} if args.kind == "crossing" else {}
     found = [
         measure(
@@ -150,7 +150,7 @@ def main() -> None:
             json.loads(args.set),
             silent=args.silent,
         )
-        for seed in range(first, last + 1)
+        for seed in parse_seeds(args.seeds)
     ]
     for name in (f.name for f in fields(Figures)):
         values = np.array([getattr(f, name) for f in found])
