@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from v2x_loadtest.schedules.run import Outcome
 
 _ENOUGH = 20  # findings after which a campaign ends
-_CHUNK = 8
+_CHUNK = 4
 
 
 class Part(StrEnum):
@@ -50,7 +49,7 @@ def schedules(
     columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-        _outcomes(of, wanted, jobs) as found,
+        spread(_runner(of), wanted, jobs, chunk=_CHUNK) as found,
     ):
         task = progress.add_task("", total=len(wanted))
         for outcome in found:
@@ -104,18 +103,11 @@ class Totals:
         )
 
 
-@contextmanager
-def _outcomes(of: Part, seeds: Sequence[int], jobs: int) -> Iterator[Iterable[Outcome]]:
-    """Yield the outcomes in the order of the seeds."""
+def _runner(of: Part) -> Callable[[int], Outcome]:
     from v2x_loadtest.schedules.fusion_run import run_fusion_schedule  # noqa: PLC0415 - numba is slow to import
     from v2x_loadtest.schedules.run import run_schedule  # noqa: PLC0415
 
-    run = run_schedule if of is Part.INGEST else run_fusion_schedule
-    if jobs == 1 or len(seeds) < 2 * _CHUNK:
-        yield map(run, seeds)
-        return
-    with spread(run, seeds, jobs, chunk=_CHUNK) as found:
-        yield found
+    return run_schedule if of is Part.INGEST else run_fusion_schedule
 
 
 def _show(of: Part, outcome: Outcome) -> None:

@@ -20,8 +20,10 @@ def spread(
 ) -> Iterator[Iterable[_Result]]:
     """Yield ``run`` of each piece, in their order, from ``jobs`` processes that take ``chunk`` pieces at a time.
 
-    ``silent``: what they write to stderr goes nowhere.
+    ``silent``: what they write to stderr goes nowhere. Hashes of strings, and with them the order of sets, are the same
+    in every run, so that a seed replays.
     """
+    os.environ["PYTHONHASHSEED"] = "0"  # read by processes when they start: this one keeps its own
     pool = multiprocessing.get_context("forkserver").Pool(jobs, _settle_in, (silent,))
     try:
         yield pool.imap(run, pieces, chunk)

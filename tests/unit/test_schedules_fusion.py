@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from v2x_loadtest.cmd_schedules import Part, schedules
@@ -71,6 +75,17 @@ def test_broken_code_is_found_out(monkeypatch: pytest.MonkeyPatch, defect, says)
         if any(says in wrong for wrong in run_fusion_schedule(seed).wrongs):
             return
     pytest.fail(f"no schedule shows it: {defect.__doc__}")
+
+
+@pytest.mark.parametrize(("part", "seeds"), [("fusion", "1-8"), ("ingest", "20-27")])
+def test_a_seed_replays_in_another_process_too(part: str, seeds: str) -> None:
+    command = [sys.executable, "-m", "v2x_loadtest.cli", "schedules", "--of", part, "--seeds", seeds, "--trace"]
+    one, other = (
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        for seed in ("1", "2")
+    )
+    assert one == other
+    assert one.count(b"\nseed ") == 7
 
 
 def test_the_command_runs_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,7 +115,8 @@ class Cluster:
 
     def metadata(self) -> MetadataResponse_v1:
         """Say who leads what."""
-        up = [(n, host, port, None) for n, (host, port) in enumerate(self.places)]
+        # Racks have names, since None has another hash in each process, and clients keep brokers in sets.
+        up = [(n, host, port, "rack") for n, (host, port) in enumerate(self.places)]
         topics = [
             (0, topic, False, [(0, p, self.partitions[topic, p].leader, [0], [0]) for p in range(count)])
             for topic, count in self.topics.items()
