@@ -50,7 +50,6 @@ class RoadClass(IntEnum):
 
 
 MOTOR: Final = 1 << LaneKind.VEHICLE | 1 << LaneKind.EMERGENCY | 1 << LaneKind.RAMP
-RUNNING: Final = 1 << LaneKind.VEHICLE | 1 << LaneKind.RAMP
 ON_FOOT: Final = 1 << LaneKind.CROSSWALK | 1 << LaneKind.SIDEWALK
 DEFAULT_WIDTH_M: Final = 3.75  # JTG B01: lane width at design speeds of 80 km/h and more
 _POINT_NONE: Final = -2097152

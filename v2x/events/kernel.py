@@ -60,7 +60,6 @@ _CYCLIST_CLASS: Final = 7
 _LANE_VEHICLE: Final = 0
 _LANE_EMERGENCY: Final = 1
 _MOTORWAY: Final = 1
-_RED: Final = 1
 _MAX_STEP_MS: Final = 250
 _FAR: Final = 1e9
 _HOPS: Final = 3

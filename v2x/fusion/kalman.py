@@ -7,7 +7,7 @@ R + Q(|dt|); it costs the same as any update (Bar-Shalom, one-step-lag update in
 
 from __future__ import annotations
 
-from math import cos, hypot, sin
+from math import cos, sin
 from typing import Any
 
 from v2x.fusion import layout as c
@@ -148,9 +148,3 @@ def update(s: Any, a: float, b: float, z: tuple[float, float], r: tuple[float, f
     s[p + 8] -= a2 * e3 + b2 * n3
     s[p + 9] -= a3 * e3 + b3 * n3
     return x * x * ie + 2.0 * x * y * ix + y * y * iy
-
-
-@helper
-def speed_of(s: Any) -> Any:
-    """Return the speed, m/s."""
-    return hypot(s[c.S_VE], s[c.S_VN])

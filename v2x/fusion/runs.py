@@ -35,7 +35,6 @@ NOTHING_DUE, DUE_QUIET, DUE_HEARD = range(3)
 _ROOT: Final = ("device.off", "device.len", "boot", "seq", "ts_ms", "ref_lat", "ref_lon")
 _RSM, _TICK, _D_OFF, _D_LEN, _BOOT, _SEQ, _TS, _LAT, _LON = range(9)  # of ``fields``: numbers of schemas, columns
 _NOBODY: Final = np.zeros((0, len(PARTICIPANT)), np.int64)
-_NO_MSG: Final = np.zeros(0, np.int32)
 _SEED, _PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a
 
 _HEAP = nb.types.Array(nb.uint8, 1, "C", readonly=True)

@@ -17,7 +17,7 @@ I16 = npt.NDArray[np.int16]
 class TrackView:
     """Tracks of one zone, all predicted to ``event_ms``; equal-length columns, rows in order of ``id``.
 
-    Only tracks that this zone owns are in it (a neighbour's are in the neighbour's view).
+    Behind the tracks that this zone tells stand those near it that a neighbour tells, with ids from layout.BEYOND on.
     """
 
     zone: str
