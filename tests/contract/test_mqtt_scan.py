@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import mqtt5
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from v2x_services.ingest.mqtt import MqttConfig, MqttSource, _Link
-from v2x_services.ports import A_PACKET_ID, A_RETAINED, Arrivals
-from v2x_services.testing import FakeClock
+from v2x_loadtest.fuzz import framing
 
 Message = tuple[str, bytes, int, bool]
 ids = st.integers(1, 65_535)
@@ -44,53 +42,10 @@ def publishes(
     )
 
 
-class Listener:
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-
-    def connected(self, epoch: int, *, session_present: bool) -> None:
-        """Take no notice."""
-
-    def disconnected(self, epoch: int, reason: str) -> None:
-        """Take no notice."""
-
-    def arrived(self, batch: Arrivals) -> None:
-        for i in range(len(batch)):
-            packet, retained = batch.rows[i, [A_PACKET_ID, A_RETAINED]].tolist()
-            self.messages.append((batch.topic(i), batch.payload(i), packet, bool(retained)))
-
-
-class Transport:
-    aborted = False
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def pause_reading(self) -> None:
-        """Take no notice."""
-
-    def resume_reading(self) -> None:
-        """Take no notice."""
-
-    def is_closing(self) -> bool:
-        return self.aborted
-
-
 async def feed(chunks: list[bytes]) -> tuple[list[Message], str]:
     """Give chunks to a connection; return its messages, and why it ended."""
-    listener = Listener()
-    source = MqttSource(MqttConfig("nowhere", 1, "me", ()), FakeClock())
-    source._listener = listener
-    link = _Link(source)
-    transport = Transport()
-    link._transport = cast("asyncio.Transport", transport)
-    link.epoch = 1
-    for chunk in chunks:
-        if not transport.aborted:
-            link.data_received(chunk)
-    reason = link._reason
-    link.abort()
-    return listener.messages, reason
+    found, reason, _ = framing.feed(chunks)
+    return [(topic.decode(), payload, packet, retained) for topic, payload, packet, retained in found], reason
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

@@ -6,6 +6,7 @@ The street: link S1 (300 m) to a signal (phase 1), then S2; two lanes, 50 km/h, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from v2x.columns import Table
 from v2x.events import Detector, EventChange
+from v2x.fusion.snapshot import Frozen, unpack
 from v2x.fusion.view import TrackView
 from v2x.geo import LocalFrame
 from v2x.road import Road
@@ -146,6 +148,15 @@ class World:
         self.changes: list[tuple[float, EventChange]] = []
         self.t = 0.0
         self.own = True  # whether SPAT is of the zone's own devices
+
+    def restart(self) -> None:
+        """Let detector and road go through their states."""
+        road = Road.load(json.loads(json.dumps(self.road.state())))
+        det = Detector(None, "Z", road)
+        blob = Frozen(self.det.state()).pack()
+        det.load(unpack(blob))
+        assert Frozen(det.state()).pack() == blob
+        self.road, self.det = road, det
 
     def view(self, cars: list[Car], t: float) -> TrackView:
         live = sorted((c for c in cars if c.alive(t)), key=lambda c: c.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import Final, cast
 
@@ -59,28 +59,33 @@ class Framing:
             return
         stream = data[1:]
         expected, fails = read_stream(stream)
-        listener = _Listener()
-        with _loop():
-            source = MqttSource(MqttConfig("nowhere", 1, "me", ()), SystemClock())
-            source._listener = listener  # noqa: SLF001 - as start() does, without a connection
-            link, transport = _Link(source), _Transport()
-            link._transport = cast("asyncio.Transport", transport)  # noqa: SLF001
-            link.epoch = 1
-            for chunk in _cut(stream, data[0]):
-                if transport.aborted:
-                    break
-                link.data_received(chunk)
-                if link._need > MAX_PACKET + _LONGEST_HEAD:  # noqa: SLF001
-                    raise Finding(f"waits for a packet of {link._need} bytes")  # noqa: SLF001
-            reason, ended = link._reason, transport.aborted  # noqa: SLF001
-            link.abort()
-        found = listener.messages
+        found, reason, ended = feed(_cut(stream, data[0]))
         if found != expected[: len(found)]:
             raise Finding(f"took {found}, the standard says {expected}")
         if fails != ended or (fails and not reason):
             raise Finding(f"the connection ends: {ended} ({reason!r}); by the standard: {fails}")
         if not fails and len(found) != len(expected):
             raise Finding(f"took {len(found)} of {len(expected)} messages")
+
+
+def feed(chunks: Iterable[bytes]) -> tuple[list[Message], str, bool]:
+    """Give chunks to a connection of ingest's; return its messages, why it ended, and whether it did."""
+    listener = _Listener()
+    with _loop():
+        source = MqttSource(MqttConfig("nowhere", 1, "me", ()), SystemClock())
+        source._listener = listener  # noqa: SLF001 - as start() does, without a connection
+        link, transport = _Link(source), _Transport()
+        link._transport = cast("asyncio.Transport", transport)  # noqa: SLF001
+        link.epoch = 1
+        for chunk in chunks:
+            if transport.aborted:
+                break
+            link.data_received(chunk)
+            if link._need > MAX_PACKET + _LONGEST_HEAD:  # noqa: SLF001
+                raise Finding(f"waits for a packet of {link._need} bytes")  # noqa: SLF001
+        reason, ended = link._reason, transport.aborted  # noqa: SLF001
+        link.abort()
+    return listener.messages, reason, ended
 
 
 def read_stream(stream: bytes) -> tuple[list[Message], bool]:
@@ -180,12 +185,12 @@ def _cut(stream: bytes, how: int) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _loop() -> Iterator[None]:
     """Have a loop that never runs: nothing here waits, but timers need a place."""
-    loop = VirtualLoop()
+    loop, before = VirtualLoop(), asyncio._get_running_loop()  # noqa: SLF001
     asyncio._set_running_loop(loop)  # noqa: SLF001 - asyncio.run() would cost more than the test
     try:
         yield
     finally:
-        asyncio._set_running_loop(None)  # noqa: SLF001
+        asyncio._set_running_loop(before)  # noqa: SLF001
         loop.close()
 
 
