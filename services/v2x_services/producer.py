@@ -287,13 +287,19 @@ class _Link(asyncio.Protocol):
     nb.int64(nb.types.Array(nb.uint8, 1, "C", readonly=True), nb.int64, nb.int64), nogil=True, cache=True
 )
 def _written(raw: npt.NDArray[np.uint8], at: int, end: int) -> int:
-    """Return how many batches are written by what ``_codes`` reads; -1 if there is more to say of one of them."""
+    """Return how many batches are written by what ``_codes`` reads; -1 if there is more to say, or it is cut."""
     n, topics = 0, 0
+    if at + 4 > end:
+        return -1
     for k in range(4):
         topics = topics << 8 | raw[at + k]
     at += 4
     for _ in range(topics):
+        if at + 2 > end:
+            return -1
         at += 2 + (raw[at] << 8 | raw[at + 1])
+        if at + 4 > end:
+            return -1
         partitions = 0
         for k in range(4):
             partitions = partitions << 8 | raw[at + k]

@@ -43,6 +43,13 @@ def test_an_answer_is_read_whole_only_where_there_is_something_to_say(
     assert written == (-1 if any(codes.values()) else len(codes))
 
 
+def test_an_answer_that_is_cut_is_not_read_beyond_its_end() -> None:
+    raw = body({("a", 0): 0, ("a", 1): 0, ("v2x.observations", 7): 0})
+    long_name = raw[:4] + b"\x7f\xff" + raw[6:]
+    for answer in (*(raw[:n] for n in range(len(raw) - 4)), long_name, b"\xff" * 30):
+        assert _written(np.frombuffer(answer, np.uint8), 0, len(answer)) == -1
+
+
 class Transport:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
