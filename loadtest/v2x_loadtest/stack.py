@@ -1,4 +1,4 @@
-"""Stack: brokers, topics, ingest and fusion as child processes of this one, restarted with back-off if they die.
+"""Stack: brokers, topics, ingest, fusion and confirm as children of this process, restarted with back-off if they die.
 
 `v2x up` runs it in the foreground; the demo and tests use the same class and inject faults with ``kill``. Everything it
 writes is in ``run_dir``: data, logs, state, ports. A broker that is given is used and neither started nor stopped.
@@ -25,6 +25,8 @@ from v2x_services.brokers import Kafka, Mosquitto
 from v2x_services.process import Process
 from v2x_services.settings import PREFIX, Settings
 
+_PORTS = ("ingest", "fusion", "confirm")
+
 
 class Stack:
     """All of one machine's parts. ``say`` hears lines of the services and of the supervisor itself (as ``up``)."""
@@ -41,7 +43,7 @@ class Stack:
         mqtt: tuple[str, int] | None = None,
         kafka_port: int = 0,
         mqtt_port: int = 0,
-        metrics_ports: tuple[int, int] = (0, 0),
+        metrics_ports: Sequence[int] = (0, 0, 0),
         key_file: Path | None = None,
         say: Say | None = None,
         extra: Mapping[str, object] | None = None,
@@ -68,13 +70,13 @@ class Stack:
             "key_file": key_file and key_file.resolve(),
             "partitions": partitions,
             "ingest_shards": shards,
-            "ingest_metrics_port": metrics_ports[0],
-            "fusion_metrics_port": metrics_ports[1],
+            **{f"{name}_metrics_port": port for name, port in zip(_PORTS, metrics_ports, strict=True)},
             "log_format": "human" if sys.stderr.isatty() else "json",
             **(extra or {}),
         }
         self.env = {PREFIX + name.upper(): str(value) for name, value in settings.items() if value is not None}
-        self.services = {service.name: service for service in (*self.fusions(workers), *self.ingests(shards))}
+        services = (*self.fusions(workers), *self.ingests(shards), self._service("confirm", "confirm"))
+        self.services = {service.name: service for service in services}
 
     def ingests(self, count: int) -> list[Service]:
         """Return the services of a set of ingest shards, not started."""
@@ -158,16 +160,16 @@ class Stack:
             self._keeper.watch(service)
 
     def stop(self) -> None:
-        """Stop cleanly, in the direction of the flow: ingest, fusion, brokers."""
+        """Stop cleanly, in the direction of the flow: ingest, what reads its log, brokers."""
         self._keeper.stop()
         stop_all([service for name, service in self.services.items() if name.startswith("ingest")])
-        stop_all([service for name, service in self.services.items() if name.startswith("fusion")])
+        stop_all([service for name, service in self.services.items() if not name.startswith("ingest")])
         for process in (self.mosquitto, self.kafka):
             if process is not None:
                 process.stop()
 
     def pid(self, name: str) -> int | None:
-        """Return the pid of ``ingest``, ``fusion``, ``kafka`` or ``mosquitto`` while it lives."""
+        """Return the pid of ``ingest``, ``fusion``, ``confirm``, ``kafka`` or ``mosquitto`` while it lives."""
         return self._process(name).pid
 
     def kill(self, name: str) -> int:
