@@ -130,7 +130,7 @@ class _Link(asyncio.Protocol):
         self._rest = data[at:]
 
     def _answered(self, packet: mqtt5.ConnAckPacket) -> None:
-        if packet.reason_code:
+        if packet.reason_code != 0:
             self.accepted.set_exception(ConnectionRefusedError(f"refused, {packet.reason_code.name}"))
             return
         self.ready = True
