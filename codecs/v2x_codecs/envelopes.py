@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numba as nb
 import numpy as np
+import numpy.typing as npt
 from v2x.columns import I64
 from v2x.topics import UPLINKS
 
+from v2x_codecs.framing import MQTT_HEADER
 from v2x_codecs.registry import Registry
 
 UPLINK_SCHEMAS: Final = frozenset(row.schema for row in UPLINKS)
@@ -26,8 +28,11 @@ _COLUMNS: Final = 7
 _INDEX, _SCHEMA, _AT, _SIZE, _BOOT, _SEQ, _TS = range(_COLUMNS)
 _OTHER, _BROKEN = 0, 1
 _HEADER: Final = 5
+_LATEST_MS: Final = 4_102_444_800_000  # of boot and seq, as every schema has them
+_MOST: Final = 1 << 53
 _LONGEST: Final = 10  # bytes of a varint
 _HEAP: Final = nb.types.Array(nb.uint8, 1, "C", readonly=True)
+_ONE: Final[Any] = nb.types.UniTuple(nb.int64, 2)(_HEAP, nb.int64, nb.int64)
 
 
 @nb.njit(inline="always")
@@ -80,6 +85,11 @@ def _read(heap, sizes, schemas, out, sums):
     return n
 
 
+@nb.njit(_ONE, cache=True, error_model="numpy")
+def _one(heap, at, end):
+    return _number(heap, at, end)
+
+
 @dataclass(frozen=True, slots=True)
 class Envelopes:
     """Columns (n,) of the uplinks among some values, in their order."""
@@ -112,3 +122,25 @@ class EnvelopeReader:
         n = int(_read(np.frombuffer(values, np.uint8), sizes, self._of, out, sums))
         index, schema, at, size, boot, seq, ts_ms = out[:, :n]
         return Envelopes(index, schema, at, size, boot, seq, ts_ms, int(sums[_OTHER]), int(sums[_BROKEN]))
+
+
+def envelope_of(payload: bytes) -> tuple[str, int, int] | None:
+    """Return device, boot and seq of an MQTT payload that is bad further behind; None if they cannot be read."""
+    heap = np.frombuffer(payload, np.uint8)
+    end = len(heap)
+    size, at = _first(heap, MQTT_HEADER, end)
+    if at < 0 or not 0 < size <= end - at:
+        return None
+    boot, boot_end = _first(heap, at + size, end)
+    seq, seq_end = _first(heap, boot_end, end) if boot_end >= 0 else (0, -1)
+    if seq_end < 0 or not 0 <= boot <= _LATEST_MS or not 0 <= seq <= _MOST:
+        return None
+    try:
+        return payload[at : at + size].decode(), boot, seq
+    except UnicodeDecodeError:
+        return None
+
+
+def _first(heap: npt.NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
+    value, following = _one(heap, at, end)
+    return int(value), int(following)

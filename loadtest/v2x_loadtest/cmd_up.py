@@ -62,9 +62,8 @@ def up(
         mqtt=given_mqtt,
         kafka_port=0 if free_ports else 9092,
         mqtt_port=0 if free_ports else s.mqtt_port,
-        metrics_ports=(0, 0, 0)
-        if free_ports
-        else (s.ingest_metrics_port, s.fusion_metrics_port, s.confirm_metrics_port),
+        metrics_ports=(0, 0) if free_ports else (s.ingest_metrics_port, s.fusion_metrics_port),
+        extra={"confirm_metrics_port": 0 if free_ports else s.confirm_metrics_port},
         key_file=s.key_file,
         say=prefixed,
     )

@@ -25,8 +25,6 @@ from v2x_services.brokers import Kafka, Mosquitto
 from v2x_services.process import Process
 from v2x_services.settings import PREFIX, Settings
 
-_PORTS = ("ingest", "fusion", "confirm")
-
 
 class Stack:
     """All of one machine's parts. ``say`` hears lines of the services and of the supervisor itself (as ``up``)."""
@@ -43,7 +41,7 @@ class Stack:
         mqtt: tuple[str, int] | None = None,
         kafka_port: int = 0,
         mqtt_port: int = 0,
-        metrics_ports: Sequence[int] = (0, 0, 0),
+        metrics_ports: tuple[int, int] = (0, 0),
         key_file: Path | None = None,
         say: Say | None = None,
         extra: Mapping[str, object] | None = None,
@@ -70,7 +68,9 @@ class Stack:
             "key_file": key_file and key_file.resolve(),
             "partitions": partitions,
             "ingest_shards": shards,
-            **{f"{name}_metrics_port": port for name, port in zip(_PORTS, metrics_ports, strict=True)},
+            "ingest_metrics_port": metrics_ports[0],
+            "fusion_metrics_port": metrics_ports[1],
+            "confirm_metrics_port": 0,
             "log_format": "human" if sys.stderr.isatty() else "json",
             **(extra or {}),
         }

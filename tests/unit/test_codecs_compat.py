@@ -181,7 +181,7 @@ def test_check_fails_on_an_edited_file_and_on_a_lost_vector(root: Path) -> None:
 
 def test_list_and_show() -> None:
     listed = json.loads(run(app, ["list", "--json"]).stdout)
-    assert [row["name"] for row in listed] == [name for name in REGISTRY.names for _ in REGISTRY.versions(name)]
+    assert list(dict.fromkeys(row["name"] for row in listed)) == list(REGISTRY.names)
     assert next(row for row in listed if row["name"] == "bsm")["uplinks"] == ["rsu/+/bsm", "obu/+/bsm"]
     assert "gantry_transaction" in run(app, ["list"]).stdout
     shown = json.loads(run(app, ["show", "rsm", "--json"]).stdout)

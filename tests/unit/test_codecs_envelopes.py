@@ -7,7 +7,7 @@ import pytest
 from v2x.topics import UPLINKS
 
 from v2x_codecs import vectors
-from v2x_codecs.envelopes import EnvelopeReader
+from v2x_codecs.envelopes import EnvelopeReader, envelope_of
 from v2x_codecs.registry import Registry
 
 REGISTRY = Registry.load()
@@ -60,3 +60,19 @@ def test_a_value_cut_anywhere_in_its_envelope_is_broken_not_read_into_its_neighb
         values = [good.kafka[:cut], good.kafka]
         found = EnvelopeReader(REGISTRY).read(b"".join(values), sizes(values))
         assert (found.index.tolist(), found.broken) == ([1], 1)
+
+
+def test_the_envelope_of_a_message_that_is_bad_further_behind() -> None:
+    for v in VECTORS:
+        if v.schema in SCHEMAS:
+            want = v.record["device"], v.record["boot"], v.record["seq"]
+            assert envelope_of(v.mqtt) == want
+            assert envelope_of(v.mqtt[:-1]) in {want, None}
+    good = next(v for v in VECTORS if v.schema == "rsi" and v.name == "typical")
+    found = [envelope_of(good.mqtt[:cut]) for cut in range(len(good.mqtt))]
+    assert found[-1] is not None
+    assert set(found) == {None, found[-1]}
+    frame = good.mqtt[:10]
+    assert envelope_of(frame + b"\x02\xff" + bytes(4)) is None  # no text
+    assert envelope_of(frame + b"\x02a\x02\x01") is None  # seq -1
+    assert envelope_of(frame + b"\x02a" + b"\xff" * 12) is None
