@@ -34,6 +34,7 @@ from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 
 _POLL_S: Final = 0.2
+_PACE_S: Final = (0.2, 0.2)  # few large fetches: at 17,000 records a second small ones cost several times as much
 _SAVE_S: Final = 10.0
 _LEAVE_S: Final = 600.0
 _AGAIN_S: Final = 1.0
@@ -54,7 +55,7 @@ class Confirm:
         self._generations: dict[str, dict[int, str]] = {}
         self._next: dict[TopicPartition, int] = {}
         self._behind: dict[TopicPartition, int] = {}  # partitions still to be read to here before anything is told
-        self._fetcher = LogFetcher(settings.kafka_bootstrap, "v2x-confirm-log")
+        self._fetcher = LogFetcher(settings.kafka_bootstrap, "v2x-confirm-log", _PACE_S)
         self._consumer: AIOKafkaConsumer | None = None
         s = settings
         self._downlink = Downlink(s.mqtt_host, s.mqtt_port, "v2x-confirm", s.mqtt_username, s.mqtt_password)
