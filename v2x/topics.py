@@ -95,6 +95,11 @@ def uplink_topic(kind: str, device: str, type_: str) -> str:
     return f"{ROOT}/{kind}/{device}/{type_}/up"
 
 
+def downlink_topic(kind: str, device: str, type_: str) -> str:
+    """Return the topic that ``device`` hears messages of ``type_`` on."""
+    return f"{ROOT}/{kind}/{device}/{type_}/down"
+
+
 @dataclass(frozen=True, slots=True)
 class KafkaTopic:
     """How a Kafka topic must be set up."""

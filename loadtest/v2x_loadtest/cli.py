@@ -20,11 +20,12 @@ from v2x.errors import V2XError
 # Name: (module, attribute: a typer.Typer, or the function of a single command; what it does).
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "demo": ("v2x_loadtest.cmd_demo", "demo", "The whole flow on this machine with simulated devices, and an audit"),
-    "up": ("v2x_loadtest.cmd_up", "up", "Brokers, topics, ingest and fusion in the foreground, restarted if they die"),
+    "up": ("v2x_loadtest.cmd_up", "up", "Brokers, topics and services in the foreground, restarted if they die"),
     "simulate": ("v2x_loadtest.cmd_simulate", "simulate", "Replay a recorded scene as roadside and on-board devices"),
     "record": ("v2x_loadtest.cmd_record", "record", "Make the scenes again with SUMO"),
     "ingest": ("v2x_services.cmd_ingest", "ingest", "Take messages from MQTT, check them, write them to Kafka"),
     "fuse": ("v2x_loadtest.cmd_fuse", "fuse", "Fuse observations into tracks, events and link states"),
+    "confirm": ("v2x_services.cmd_confirm", "confirm", "Tell devices which of their reliable messages are durable"),
     "tail": ("v2x_loadtest.cmd_tail", "tail", "Watch events, tracks or links, with the latency of every hop"),
     "topics": ("v2x_loadtest.cmd_topics", "app", "Make and check the Kafka topics"),
     "audit": ("v2x_loadtest.cmd_audit", "audit", "Count what was sent, acknowledged, in Kafka, fused, lost, repeated"),

@@ -21,8 +21,20 @@ def audit(
     kafka: Annotated[str | None, typer.Option(help="Kafka bootstrap, host:port.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of tables.")] = False,
     latency: Annotated[bool, typer.Option(help="Latency of every hop as well (needs the ledger).")] = True,
+    standing: Annotated[
+        bool, typer.Option("--standing", help="Be a service: audit what comes from now on, with /metrics.")
+    ] = False,
+    state_dir: Annotated[Path | None, typer.Option(help="Folder that tells the port of /metrics.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0: any free one.")] = None,
 ) -> None:
-    """Count what was published, acknowledged, in Kafka, dead-lettered and fused. Exit code 1 if anything is lost."""
+    """Count what was published, acknowledged, in Kafka, dead-lettered and fused. Exit code 1 if anything is lost.
+
+    With --standing it runs until SIGTERM or Ctrl-C, reads the envelope of every record as it is written, and counts
+    sequence numbers that do not come: v2x_audit_lost_total.
+    """
+    if standing:
+        stand(Settings.load(kafka_bootstrap=kafka, state_dir=state_dir, audit_metrics_port=metrics_port))
+        return
     from v2x_loadtest.audit.ledger import Ledger  # noqa: PLC0415 - numpy and aiokafka load only when asked for
     from v2x_loadtest.audit.log import read_log  # noqa: PLC0415
     from v2x_loadtest.audit.report import print_audit  # noqa: PLC0415
@@ -43,3 +55,23 @@ def audit(
         print_audit(Console(), verdict, measured)
     if verdict.account.lost:
         raise typer.Exit(1)
+
+
+def stand(settings: Settings) -> None:
+    """Run the standing audit."""
+    import signal  # noqa: PLC0415
+
+    import uvloop  # noqa: PLC0415
+
+    from v2x_loadtest.audit import standing  # noqa: PLC0415
+    from v2x_services import log as logs  # noqa: PLC0415
+
+    logs.setup("audit", settings.log_format, settings.log_level)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sig, stop.set)
+        await standing.run(settings, stop)
+
+    uvloop.run(run())

@@ -63,6 +63,7 @@ def summary_lines(s: Summary) -> list[str]:
         f"[bold]{s.scene}[/bold]: {s.devices:,} devices ({s.rsus:,} RSUs, {copies}), {s.seconds:.1f} s{end}",
         f"published {s.published:,} ({s.rate:,.0f}/s), acknowledged {s.acknowledged:,} ({missing})",
         f"repeats {s.repeats:,}, sent again {s.resent:,}, refused {s.refused:,}, given up {s.given_up:,}",
+        f"reliable {s.kept:,}: confirmed {s.confirmed:,}, sent again {s.sent_again:,}, not confirmed {s.unconfirmed:,}",
         f"{late}; CPU {s.cpu_us_per_message:.1f} µs a message",
     ]
 
@@ -95,6 +96,9 @@ def simulate(
     bad: Annotated[
         str | None, typer.Option(help="Cut short a share of one device's messages.", metavar="DEVICE=SHARE")
     ] = None,
+    confirm: Annotated[
+        bool, typer.Option("--confirm/--no-confirm", help="Devices keep reliable messages until they are confirmed.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress lines.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout.")] = False,
 ) -> None:
@@ -119,6 +123,7 @@ def simulate(
         gnss=GnssModel(unavailable=unavailable),
         link=LinkModel(duplicate=duplicates),
         bad=parse_bad(bad),
+        confirm=confirm,
     )
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     run = Run(load_scene(scene), options, None if quiet else lambda p: console.print(progress_line(p)))

@@ -1,4 +1,4 @@
-"""Stack: brokers, topics, ingest and fusion as child processes of this one, restarted with back-off if they die.
+"""Stack: brokers, topics, ingest, fusion and confirm as children of this process, restarted with back-off if they die.
 
 `v2x up` runs it in the foreground; the demo and tests use the same class and inject faults with ``kill``. Everything it
 writes is in ``run_dir``: data, logs, state, ports. A broker that is given is used and neither started nor stopped.
@@ -76,11 +76,13 @@ class Stack:
             "ingest_shards": shards,
             "ingest_metrics_port": metrics_ports[0],
             "fusion_metrics_port": metrics_ports[1],
+            "confirm_metrics_port": 0,
             "log_format": "human" if sys.stderr.isatty() else "json",
             **(extra or {}),
         }
         self.env = {PREFIX + name.upper(): str(value) for name, value in settings.items() if value is not None}
-        self.services = {service.name: service for service in (*self.fusions(workers), *self.ingests(shards))}
+        services = (*self.fusions(workers), *self.ingests(shards), self._service("confirm", "confirm"))
+        self.services = {service.name: service for service in services}
 
     def ingests(self, count: int) -> list[Service]:
         """Return the services of a set of ingest shards, not started."""
@@ -164,16 +166,16 @@ class Stack:
             self._keeper.watch(service)
 
     def stop(self) -> None:
-        """Stop cleanly, in the direction of the flow: ingest, fusion, brokers."""
+        """Stop cleanly, in the direction of the flow: ingest, what reads its log, brokers."""
         self._keeper.stop()
         stop_all([service for name, service in self.services.items() if name.startswith("ingest")])
-        stop_all([service for name, service in self.services.items() if name.startswith("fusion")])
+        stop_all([service for name, service in self.services.items() if not name.startswith("ingest")])
         for process in (self.mosquitto, self.kafka):
             if process is not None:
                 process.stop()
 
     def pid(self, name: str) -> int | None:
-        """Return the pid of ``ingest``, ``fusion``, ``kafka`` or ``mosquitto`` while it lives."""
+        """Return the pid of ``ingest``, ``fusion``, ``confirm``, ``kafka`` or ``mosquitto`` while it lives."""
         return self._process(name).pid
 
     def kill(self, name: str) -> int:

@@ -149,6 +149,38 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     Metric("v2x_fusion_snapshot_bytes", _H, "bytes", ("topic",), "Size of a snapshot", BYTES),
     Metric("v2x_fusion_tracks", _G, "tracks", ("partition",), "Tracks alive"),
     Metric("v2x_fusion_faults_total", _C, "faults", ("kind",), "Faults of the consumer that were survived"),
+    # confirm
+    Metric("v2x_confirm_records_total", _C, "records", ("topic",), "Records taken from Kafka by this process"),
+    Metric("v2x_confirm_settled_total", _C, "records", ("how",), "Those of them that settle a number"),
+    Metric(
+        "v2x_confirm_passed_over_total", _C, "records", ("reason",), "Those of them that settle nothing new, and why"
+    ),
+    Metric("v2x_confirm_sent_total", _C, "messages", (), "Confirms published to devices"),
+    Metric("v2x_confirm_unsent_total", _C, "messages", (), "Confirms not sent for want of a connection"),
+    Metric("v2x_confirm_devices", _G, "1", (), "Devices and reliable types that are remembered"),
+    Metric("v2x_confirm_missing", _G, "messages", (), "Numbers missing in streams that are told of at present"),
+    Metric("v2x_confirm_given_up_total", _C, "messages", (), "Missing numbers that were told in vain: lost for good"),
+    Metric("v2x_confirm_forgotten_total", _C, "streams", (), "Streams forgotten: idle, or too many"),
+    Metric("v2x_confirm_lag_records", _G, "records", ("topic",), "Records in the log beyond our position"),
+    Metric("v2x_confirm_skipped_total", _C, "records", ("topic",), "Records that retention took before they were read"),
+    Metric("v2x_confirm_connected", _G, "1", (), "1 while connected to the MQTT broker"),
+    Metric("v2x_confirm_snapshots_total", _C, "files", (), "Snapshots written"),
+    Metric("v2x_confirm_faults_total", _C, "faults", (), "Faults of fetching that were survived"),
+    # the standing audit
+    Metric("v2x_audit_records_total", _C, "records", ("topic",), "Records taken from Kafka by this process"),
+    Metric("v2x_audit_seen_total", _C, "messages", ("type",), "Distinct messages, dead letters with a number too"),
+    Metric("v2x_audit_again_total", _C, "records", ("type",), "Repeats, halo copies, and what came too late"),
+    Metric("v2x_audit_lost_total", _C, "messages", ("type",), "Sequence numbers that did not come in time"),
+    Metric("v2x_audit_unplaced_total", _C, "records", ("type",), "Records of devices that there was no room for"),
+    Metric(
+        "v2x_audit_other_total", _C, "records", (), "Records that are no uplinks, and dead letters without a number"
+    ),
+    Metric("v2x_audit_missing", _G, "messages", (), "Sequence numbers that are missing and may still come"),
+    Metric("v2x_audit_streams", _G, "streams", (), "Devices, boots and types that are remembered"),
+    Metric("v2x_audit_forgotten_total", _C, "streams", (), "Streams forgotten to make room"),
+    Metric("v2x_audit_lag_records", _G, "records", ("topic",), "Records in the log beyond our position"),
+    Metric("v2x_audit_skipped_total", _C, "records", ("topic",), "Records that retention took before they were read"),
+    Metric("v2x_audit_faults_total", _C, "faults", (), "Faults of fetching that were survived"),
 )
 BY_NAME: Final[Mapping[str, Metric]] = {m.name: m for m in CATALOGUE}
 
@@ -187,6 +219,12 @@ LAWS: Final[tuple[Law, ...]] = (
             "v2x_fusion_refused_total",
             "v2x_fusion_outputs_in_flight",
         ),
+    ),
+    Law("confirm", "v2x_confirm_records_total", ("v2x_confirm_settled_total", "v2x_confirm_passed_over_total")),
+    Law(
+        "audit",
+        "v2x_audit_records_total",
+        ("v2x_audit_seen_total", "v2x_audit_again_total", "v2x_audit_unplaced_total", "v2x_audit_other_total"),
     ),
 )
 

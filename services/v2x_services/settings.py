@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that /metrics and health listen on")
     ingest_metrics_port: Port = Field(9641, description="Ingest's /metrics; 0 takes a free one (see state_dir)")
     fusion_metrics_port: Port = Field(9642, description="Fusion's /metrics; 0 takes a free one (see state_dir)")
+    confirm_metrics_port: Port = Field(9643, description="Confirm's /metrics; 0 takes a free one (see state_dir)")
+    audit_metrics_port: Port = Field(9644, description="The standing audit's /metrics; 0 takes a free one")
     log_format: Literal["auto", "human", "json"] = Field("auto", description="auto: human on a terminal, else JSON")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged")
 
@@ -81,6 +83,8 @@ class Settings(BaseSettings):
     )
     fetch_records: int = Field(500, ge=1, le=10_000, description="Most records of one engine step; bounds its time")
     snapshot_s: Seconds = Field(5.0, description="Time between snapshots of a partition")
+    confirm_s: Seconds = Field(1.0, description="Time between two confirms to an active device")
+    audit_sweep_s: Seconds = Field(30.0, description="A gap is lost after one to two of these (reliable types: ten)")
     accept_other_version: bool = Field(False, description="Go on from an unclean snapshot of another version")
 
     @classmethod
@@ -135,7 +139,7 @@ class Settings(BaseSettings):
         }
 
     def metrics_port(self, service: str, place: int = 0) -> int:
-        """Return the port of ``ingest``'s or ``fusion``'s process number ``place``: 10 apart; 0 stays any free one."""
+        """Return the port of a service's process number ``place``: 10 apart; 0 stays any free one."""
         first: int = getattr(self, f"{service}_metrics_port")
         return first + 10 * place if first else 0
 

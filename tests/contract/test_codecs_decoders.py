@@ -51,7 +51,7 @@ def genesis(partition: bytes) -> bytes:
 
 def confirm(gaps: bytes) -> bytes:
     head = zigzag(1) + b"d" + b"\x02" + zigzag(3) + b"rsi" + b"\x02\x02"
-    return mqtt_frame(REGISTRY.get("confirm"), head + gaps + b"\x00")
+    return mqtt_frame(REGISTRY.versions("confirm")[0], head + gaps + b"\x00")
 
 
 FIRST_TICK_FIELD = 10

@@ -84,7 +84,7 @@ def test_bombs_get_no_memory() -> None:
     decoder = ColumnDecoder(REGISTRY)
     head = b"\x02d\x02\x06rsi\x02\x02"
     claims = [b"\xfe\xff\xff\xff\x0f", b"\x80\x80\x08", b"\xff\xff\x07\x7e", b"\x02\x02" * 50]
-    payloads = [mqtt_frame(REGISTRY.get("confirm"), head + claim + bytes(100)) for claim in claims] * 200
+    payloads = [mqtt_frame(REGISTRY.versions("confirm")[0], head + claim + bytes(100)) for claim in claims] * 200
     tracemalloc.start()
     batch = decoder.decode_mqtt(payloads)
     _, peak = tracemalloc.get_traced_memory()

@@ -4,6 +4,9 @@ A device has a client id, publishes at QoS 1 and counts what the broker acknowle
 subscribers) or an error is *not delivered*: a perishable message is lost then, a reliable one is tried again, five
 times with growing pauses. What is un-acknowledged when the connection goes is sent again, with DUP, on the next one;
 what comes up meanwhile is kept: the newest ``KEEP`` perishable messages, reliable ones up to ``KEEP_RELIABLE``.
+
+A device with reliable types also has a ``Store`` (store.py), listens to its confirms, and publishes again what they ask
+for. Such a repeat is no row of the ledger: the message has one already.
 """
 
 from __future__ import annotations
@@ -21,20 +24,24 @@ from v2x.errors import BrokerError
 from v2x.topics import UPLINKS, MessageClass
 
 from v2x_loadtest.simulate.ledger import Ledger
+from v2x_loadtest.simulate.store import Key, Store, Tally, read_confirm
 
 KEEP: Final = 300
 KEEP_RELIABLE: Final = 10_000
 TRIES: Final = 5
 KEEP_ALIVE_S: Final = 30
 CONNECT_S: Final = 10.0
-_IDS: Final = 65_535
+_IDS: Final = 65_534  # of publishes
+_SUBSCRIBE_ID: Final = 65_535
 _QOS1: Final = mqtt5.QoS.AT_LEAST_ONCE
 _HIGH_WATER: Final = 1 << 20
 RELIABLE: Final = tuple(row.message_class is MessageClass.RELIABLE for row in UPLINKS)
 RETAINED: Final = tuple(row.type == "map" for row in UPLINKS)
 
-# (ledger row, UPLINKS code, payload, tries so far)
-Item = tuple[int, int, bytes, int]
+TYPES: Final = tuple(row.type for row in UPLINKS)
+
+# (ledger row or -1, UPLINKS code, payload, tries so far, what the store knows it by)
+Item = tuple[int, int, bytes, int, Key | None]
 
 
 @dataclass(slots=True)
@@ -55,6 +62,8 @@ class Broker:
     stopping: bool = False
     acked_rows: list[int] = field(default_factory=list)
     acked_at: list[int] = field(default_factory=list)
+    confirms: int = 0  # heard
+    tally: Tally = field(default_factory=Tally)  # of all stores
 
     def account(self) -> None:
         """Enter gathered acknowledgements in the ledger."""
@@ -68,12 +77,15 @@ class DeviceLink(asyncio.Protocol):
 
     __slots__ = (
         "_broker", "_connack", "_heard", "_inflight", "_keeper", "_lost", "_next_id", "_paused", "_rest", "_silent",
-        "_topic", "_topics", "_transport", "_used", "_waiting", "_window", "client_id", "ready",
+        "_topic", "_topics", "_transport", "_used", "_waiting", "_window", "boot", "client_id", "confirms", "ready",
+        "store",
     )  # fmt: skip
 
-    def __init__(self, broker: Broker, client_id: str, topic: Callable[[int], str]) -> None:
-        """``topic(code)`` names the topic of a message type."""
+    def __init__(self, broker: Broker, client_id: str, topic: Callable[[int], str], confirms: str = "") -> None:
+        """``topic(code)`` names the topic of a message type; ``confirms``: that of its confirms, if it is to listen."""
         self._broker, self.client_id, self._topic = broker, client_id, topic
+        self.confirms, self.boot = confirms, 0
+        self.store = Store(broker.tally) if confirms else None
         self._topics: dict[int, str] = {}
         self._transport: asyncio.Transport | None = None
         self._inflight: dict[int, Item] = {}
@@ -92,17 +104,29 @@ class DeviceLink(asyncio.Protocol):
         """Return how many messages wait for the broker or for a connection."""
         return len(self._inflight) + len(self._waiting)
 
-    def send(self, row: int, code: int, payload: bytes) -> None:
+    def send(self, row: int, code: int, payload: bytes, seq: int) -> None:
         """Publish now, or as soon as there is a connection and room in the broker's window."""
+        key = None
+        if self.store is not None and RELIABLE[code]:
+            key = Key(TYPES[code], self.boot, seq)
+            self.store.keep(key, payload)
         if not self.ready or self._paused or len(self._inflight) >= self._window:
             self._broker.ledger.held_back(row)
-            self._keep((row, code, payload, 0))
+            self._keep((row, code, payload, 0, key))
         else:
-            self._publish((row, code, payload, 0))
+            self._publish((row, code, payload, 0, key))
+
+    def send_again(self, now: float) -> None:
+        """Publish again what the store wants; call it about once a second."""
+        if self.store and self.ready:
+            codes = {TYPES[code]: code for code in self._topics if RELIABLE[code]}
+            for key, payload in self.store.due(now):
+                self._waiting.append((-1, codes[key.type], payload, 1, key))
+            self._drain()
 
     def _publish(self, item: Item, *, duplicate: bool = False) -> None:
         assert self._transport is not None
-        _, code, payload, _ = item
+        _, code, payload, _, _ = item
         pid = self._next_id
         while True:
             pid = pid % _IDS + 1
@@ -129,10 +153,17 @@ class DeviceLink(asyncio.Protocol):
             if i is None and len(self._waiting) > KEEP_RELIABLE:
                 i = 0
             if i is not None:
-                row = self._waiting[i][0]
+                item = self._waiting[i]
                 del self._waiting[i]
-                self._broker.given_up += 1
-                self._broker.ledger.dropped(row)
+                self._give_up(item)
+
+    def _give_up(self, item: Item) -> None:
+        row, _, _, _, key = item
+        if row >= 0:
+            self._broker.given_up += 1
+            self._broker.ledger.dropped(row)
+        if key is not None and self.store is not None:
+            self.store.discard(key)
 
     def _drain(self) -> None:
         """Send what waits, as far as the window goes."""
@@ -186,18 +217,21 @@ class DeviceLink(asyncio.Protocol):
         broker = self._broker
         broker.in_flight -= 1
         if packet.reason_code == 0:
-            broker.acked_rows.append(item[0])
-            broker.acked_at.append(now)
+            row, _, _, _, key = item
+            if row >= 0:
+                broker.acked_rows.append(row)
+                broker.acked_at.append(now)
+            if key is not None and self.store is not None:
+                self.store.delivered(key, now / 1e6)
             return
         broker.refused += 1
-        row, code, payload, tries = item
+        row, code, payload, tries, key = item
         if not RELIABLE[code] or tries + 1 >= TRIES:
-            broker.given_up += 1
-            broker.ledger.dropped(row)
+            self._give_up(item)
             return
         broker.retrying += 1
         pause = 0.5 * 2**tries * broker.rng.uniform(0.5, 1.5)
-        asyncio.get_running_loop().call_later(pause, self._again, (row, code, payload, tries + 1))
+        asyncio.get_running_loop().call_later(pause, self._again, (row, code, payload, tries + 1, key))
 
     def _again(self, item: Item) -> None:
         self._broker.retrying -= 1
@@ -208,6 +242,11 @@ class DeviceLink(asyncio.Protocol):
         if isinstance(packet, mqtt5.ConnAckPacket):
             if self._connack is not None and not self._connack.done():
                 self._connack.set_result(packet)
+        elif isinstance(packet, mqtt5.PublishPacket):
+            told = read_confirm(bytes(packet.payload or b""))
+            if told is not None and self.store is not None:
+                self._broker.confirms += 1
+                self.store.confirmed(told)
         elif isinstance(packet, mqtt5.DisconnectPacket):
             self._abort()
 
@@ -265,11 +304,14 @@ class DeviceLink(asyncio.Protocol):
         self._paused = False
         self._broker.connected += 1
         self.ready = True
+        if self.confirms and self._transport is not None:
+            # At QoS 0: a confirm that is lost is said again.
+            self._transport.write(mqtt5.SubscribePacket(_SUBSCRIBE_ID, [mqtt5.TopicFilter(self.confirms)]).write())
         unacknowledged, self._inflight = list(self._inflight.values()), {}
         self._broker.in_flight -= len(unacknowledged)
         for i, item in enumerate(unacknowledged):
             if len(self._inflight) >= self._window:
-                rest = [(row, code, payload, max(tries, 1)) for row, code, payload, tries in unacknowledged[i:]]
+                rest = [(row, code, data, max(tries, 1), key) for row, code, data, tries, key in unacknowledged[i:]]
                 self._waiting.extendleft(reversed(rest))
                 break
             self._broker.resent += 1

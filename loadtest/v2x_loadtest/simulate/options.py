@@ -92,6 +92,7 @@ class Options:
     types: frozenset[str] | None = None  # only these message types (as in the topics)
     seed: int = 1
     ledger: Path | None = None
+    confirm: bool = True  # devices keep reliable messages until they are confirmed, and send them again
     sensors: SensorModel = field(default_factory=SensorModel)
     gnss: GnssModel = field(default_factory=GnssModel)
     link: LinkModel = field(default_factory=LinkModel)

@@ -18,12 +18,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from v2x.topics import UPLINKS
+from v2x.topics import UPLINKS, downlink_topic
 
 from v2x_loadtest.scene import Scene
 from v2x_loadtest.simulate.build import Generator
 from v2x_loadtest.simulate.ledger import Ledger, rows_of
-from v2x_loadtest.simulate.link import Broker, DeviceLink
+from v2x_loadtest.simulate.link import RELIABLE, Broker, DeviceLink
 from v2x_loadtest.simulate.options import Options
 from v2x_loadtest.simulate.step import MESSAGE, Step
 
@@ -34,6 +34,8 @@ _CHUNK: Final = 64  # rows that get one send stamp
 _TICK_S: Final = 0.001
 _IDLE_S: Final = 0.02
 _ACKS_S: Final = 5.0
+_CONFIRMS_S: Final = 15.0  # at the end, where the platform confirms at all: a gap, told and filled, takes seconds
+_CONFIRMED_KINDS: Final = frozenset(row.kind for row in UPLINKS if RELIABLE[row.code])
 BEHIND_MS: Final = 20.0  # a p99 above is called falling behind
 
 
@@ -69,6 +71,12 @@ class Summary:
     given_up: int  # dropped: refused, or never left for want of a connection
     reconnects: int
     unacknowledged: int
+    kept: int  # messages of reliable types, which a device keeps until they are confirmed
+    confirmed: int
+    sent_again: int  # because no confirm named them, or named them as missing
+    declined: int  # dead letters by the platform's word
+    unconfirmed: int  # still kept at the end; all of them where nothing confirms
+    abandoned: int  # sent again five times in vain, or dropped from a full store
     by_type: dict[str, int]
     rate: float  # messages a second
     late_p50_ms: float
@@ -118,8 +126,15 @@ class Run:
         _raise_open_files()
         try:
             for number, device in enumerate(fleet.ids):
+                kind = fleet.kinds[number]
+                listens = self._options.confirm and kind in _CONFIRMED_KINDS
                 self._links.append(
-                    DeviceLink(self._broker, device, lambda code, number=number: fleet.topic(number, code))  # type: ignore[misc]
+                    DeviceLink(
+                        self._broker,
+                        device,
+                        lambda code, number=number: fleet.topic(number, code),  # type: ignore[misc]
+                        downlink_topic(kind, device, "confirm") if listens else "",
+                    )
                 )
             await self._connect()
             if not self.interrupted:
@@ -152,6 +167,8 @@ class Run:
         self._wall0 = time.time_ns() // 1000 + round((_START_S + 2 * self._making_s) * 1e6)
         self._source = Generator(self._scene, self._options, self._wall0)
         fleet, t = self._source.fleet, self._source.time
+        for link, boot in zip(self._links, fleet.boot_ms.tolist(), strict=True):
+            link.boot = boot
         self._ledger.describe(
             {
                 "devices": [
@@ -182,6 +199,9 @@ class Run:
             deadline = time.monotonic() + _ACKS_S
             while self._outstanding() and time.monotonic() < deadline:  # noqa: ASYNC110 - many connections, one wait
                 await asyncio.sleep(0.01)
+            deadline = time.monotonic() + _CONFIRMS_S
+            while self._unconfirmed() and self._broker.confirms and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
@@ -191,6 +211,9 @@ class Run:
 
     def _outstanding(self) -> bool:
         return bool(self._broker.retrying or any(link.unacknowledged for link in self._links))
+
+    def _unconfirmed(self) -> int:
+        return sum(len(link.store) for link in self._links if link.store is not None)
 
     def _tick(self) -> None:
         """Make content, send what is due, come again."""
@@ -236,16 +259,17 @@ class Run:
             rows = self._pending[part]
             self._head = part.stop
             first = self._ledger.append(self._rows[part], time.time_ns() // 1000)
-            for row, device, code, step, start, end in zip(
+            for row, device, code, seq, step, start, end in zip(
                 range(first, first + len(rows)),
                 rows["device"].tolist(),
                 rows["code"].tolist(),
+                rows["seq"].tolist(),
                 rows["step"].tolist(),
                 rows["start"].tolist(),
                 rows["end"].tolist(),
                 strict=True,
             ):
-                links[device].send(row, code, blobs[step][start:end])
+                links[device].send(row, code, blobs[step][start:end], seq)
 
     async def _watch(self) -> None:
         """Each second: flush the ledger, look after the connections, report."""
@@ -255,6 +279,9 @@ class Run:
             await asyncio.sleep(max(at, 0.0))
             self._broker.account()
             self._ledger.flush()
+            now_s = time.time()
+            for link in self._links:
+                link.send_again(now_s)
             if second % 5 == 0:
                 for link in self._links:
                     link.look_after()
@@ -298,6 +325,12 @@ class Run:
             given_up=broker.given_up,
             reconnects=broker.reconnects,
             unacknowledged=ledger.published - ledger.acknowledged,
+            kept=broker.tally.kept,
+            confirmed=broker.tally.confirmed,
+            sent_again=broker.tally.again,
+            declined=broker.tally.refused,
+            unconfirmed=self._unconfirmed(),
+            abandoned=broker.tally.given_up + broker.tally.dropped,
             by_type={f"{row.kind}/{row.type}": int(ledger.by_type[row.code]) for row in UPLINKS},
             rate=round(ledger.published / seconds, 1) if seconds > 0 else 0.0,
             late_p50_ms=ledger.late_ms(0.5),

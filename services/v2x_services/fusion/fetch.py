@@ -40,7 +40,9 @@ _RETRY_S: Final = 0.1
 class LogFetcher:
     """Reads partitions; all methods belong to one event loop."""
 
-    def __init__(self, bootstrap: str, client_id: str = "v2x-fusion-log") -> None:
+    def __init__(self, bootstrap: str, client_id: str = "v2x-fusion-log", pace_s: tuple[float, float] = PACE_S) -> None:
+        """``pace_s``: in place of ``PACE_S``, for readers in no hurry; behind the log they hurry all the same."""
+        self._pace_s = pace_s
         self._client: Any = AIOKafkaClient(
             bootstrap_servers=bootstrap, client_id=client_id, request_timeout_ms=10_000, metadata_max_age_ms=60_000
         )
@@ -136,7 +138,9 @@ class LogFetcher:
 
     async def _ask(self, node: int, wanted: list[TopicPartition]) -> None:
         loop = asyncio.get_running_loop()
-        shortest, longest = PACE_S
+        shortest, longest = self._pace_s
+        if any(self._high.get(tp, 0) > following for tp, following in self._next.items()):  # behind
+            longest = min(longest, PACE_S[1])
         pace = min(max(shortest, _PACE_SHARE * self._took), longest)
         await asyncio.sleep(max(0.0, self._sent.pop(node, 0.0) + pace - loop.time()))
         asked = {tp: self._next[tp] for tp in wanted if tp in self._next}

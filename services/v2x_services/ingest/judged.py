@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from v2x.columns import I32, I64, Batch, Decoder
 from v2x.deadletters import Letter, Reason
 
+from v2x_codecs.envelopes import envelope_of
 from v2x_services.ingest.topics import Topic
 from v2x_services.ports import A_PAYLOAD, A_SIZE, Arrivals
 
@@ -47,6 +48,11 @@ def letter_of(judged: Judged, i: int, reason: Reason, topic: Topic, payload: byt
     """Return what is known about a bad message."""
     decoded, at = judged.decoded, int(judged.decoded.at[i])
     ts_ms, boot, seq = judged.envelopes[:3, i].tolist()
+    if seq < 0 and Reason.TRUNCATED <= reason <= Reason.TOO_MANY and topic.row is not None:
+        # Bad further behind: the confirm service can tell its sender that this number is refused.
+        found = envelope_of(payload)
+        if found is not None and found[0] == topic.device:
+            _, boot, seq = found
     late_s = (rx_us / 1000 - ts_ms) / 1000
     match reason:
         case Reason.UNKNOWN_TOPIC:
