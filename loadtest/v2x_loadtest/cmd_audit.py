@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from v2x_services.paper import paper
 from v2x_services.settings import Settings
 
 
@@ -52,7 +52,7 @@ def audit(
             out |= {"latency_ms": measured.hops, "age_ms": measured.age}
         typer.echo(json.dumps(out, ensure_ascii=False, indent=2))
     else:
-        print_audit(Console(), verdict, measured)
+        print_audit(paper(), verdict, measured)
     if verdict.account.lost:
         raise typer.Exit(1)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from v2x.errors import ConfigError
 
 from v2x_codecs.registry import Registry
+from v2x_services.paper import paper
 
 _ZONES = "So many copies of the scene (4 km) are one zone; 0: its own zones (2 km)."
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -40,7 +40,7 @@ def decode(
 
     if schema not in Registry.load().names:
         raise ConfigError(f"no schema {schema!r}; `v2x schemas list` shows them")
-    console = Console(stderr=as_json)
+    console = paper(stderr=as_json)
     made = run(schema, participants, rounds, console)
     _out(as_json, plot, lambda: as_dict(made), lambda: plot_of(made))
     if not as_json:
@@ -89,7 +89,7 @@ def ingest(
     options = IngestOptions(
         payload, rate, connections, seconds, warm, rounds, window, partitions, pin, cores, closed, opened, durability
     )
-    console = Console(stderr=as_json)
+    console = paper(stderr=as_json)
     picked = chosen(peers, adapter or [])
     for peer in picked if install_peers else ():
         console.print(f"[dim]{peer.name}: {peer.set_up() or 'installed'}[/dim]")
@@ -160,7 +160,7 @@ def fusion(
     options = FlowOptions(
         rsus=rsus, participants=participants, scene=scene, partitions=partitions, zone_copies=zone_copies
     )
-    made = bench.run(options, seconds, rounds, step, Console(quiet=as_json))
+    made = bench.run(options, seconds, rounds, step, paper(quiet=as_json))
     _out(as_json, plot, lambda: made, lambda: bench.plot(made))
 
 
@@ -181,7 +181,7 @@ def _flow(
     from v2x_loadtest.bench import flow_report  # noqa: PLC0415
     from v2x_loadtest.bench.flow import FlowOptions, FlowReport, run  # noqa: PLC0415
 
-    console = Console(stderr=as_json)
+    console = paper(stderr=as_json)
     reports: dict[int, list[FlowReport]] = {n: [] for n in loads}
     for nth in range(rounds):
         for n in loads:

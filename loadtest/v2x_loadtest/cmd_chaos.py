@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from v2x_services.paper import paper
 
 
 def chaos(
@@ -31,9 +32,7 @@ def chaos(
     from v2x_loadtest.chaos.table import rows as chosen  # noqa: PLC0415
     from v2x_loadtest.demo.interrupt import interruptible  # noqa: PLC0415
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 140)  # a log file has no right edge
+    console = paper(highlight=False)
     picked = chosen(rows or [])
     if listed:
         for row in picked:

@@ -29,13 +29,14 @@ def config(
             typer.echo(f"# {what}\n{'# ' if where == 'default' else ''}{line}\n")
         return
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+
+    from v2x_services.paper import paper  # noqa: PLC0415
 
     table = Table("setting", "value", "from", "what it is", box=SIMPLE_HEAD)
     for name, (value, where, what) in rows.items():
         table.add_row(name, "" if value is None else str(value), "" if where == "default" else where, what)
-    Console().print(table)
+    paper().print(table)
     known = {PREFIX + name.upper() for name in rows} | {f"{PREFIX}CONFIG"}
     for stranger in sorted(k for k in os.environ if k.startswith(PREFIX) and k not in known):
         typer.secho(f"{stranger} in the environment is no setting of ours", fg="yellow", err=True)

@@ -14,6 +14,7 @@ from rich.table import Table
 from v2x.errors import ConfigError
 
 from v2x_loadtest.scene import Scene, save_scene
+from v2x_services.paper import paper
 
 SCENES: Final = ("motorway", "urban")
 
@@ -49,7 +50,7 @@ def record(
         import json  # noqa: PLC0415 - only here
 
         zones.write_text(json.dumps(made.zones, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    console = Console()
+    console = paper()
     console.print(event_table(made))
     console.print(f"{target}: {size / 1e6:.2f} MB, {made.duration_s:.0f} s, {len(made.vehicles)} objects")
     optional = sum("optional" in e.details for e in made.events)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from v2x.errors import ConfigError
 
 from v2x_loadtest.options import parse_seeds
+from v2x_services.paper import paper
 
 _DEFAULT_SEEDS = "1001-1003"
 _MOST_SEEDS = 1000
-_PLAIN_WIDTH = 130  # where the output is no terminal
 
 
 def score(
@@ -53,7 +52,7 @@ def score(
     from v2x_loadtest.score.baselines import BASELINES  # noqa: PLC0415
     from v2x_loadtest.score.cases import SCENES, VARIANTS, known, make_case, pairs  # noqa: PLC0415
 
-    console, err = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH), Console(stderr=True)
+    console, err = paper(), Console(stderr=True)
     if show:
         _list(console, {"scenes": {k: v.what for k, v in SCENES.items()},
                         "variants": {k: v.what for k, v in VARIANTS.items()},

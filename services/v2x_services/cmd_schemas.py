@@ -17,6 +17,7 @@ from v2x.topics import UPLINKS
 
 from v2x_codecs import compat, vectors
 from v2x_codecs.registry import Registry, Schema, walk_fields
+from v2x_services.paper import paper
 
 app = typer.Typer(no_args_is_help=True, help="List, show and check the Avro schemas.")
 _ENOUGH = 20  # findings after which a campaign ends
@@ -48,7 +49,7 @@ def list_schemas(as_json: AsJson = False) -> None:
             schema.fingerprint.hex(),
             " ".join([schema.raw.get("doc", "").partition(".")[0], *(f"[cyan]{u}[/]" for u in _uplinks(schema.name))]),
         )
-    Console().print(table)
+    paper().print(table)
 
 
 @app.command()
@@ -59,7 +60,7 @@ def show(name: str, as_json: AsJson = False) -> None:
         _print({**_head(schema), "schema": schema.raw})
         return
     head = _head(schema)
-    console = Console()
+    console = paper()
     console.print(f"[bold]{name}[/] version {head['version']}, id {head['id']}, fingerprint {head['fingerprint']}")
     console.print(schema.raw.get("doc", ""), highlight=False)
     table = _table("field", "unit", "range", "unavailable", rest="type and meaning")
@@ -153,7 +154,7 @@ def fuzz(
 
 
 def _show_fuzz(made: Mapping[str, Any]) -> None:
-    console = Console()
+    console = paper()
     for title, key in (("verdict", "verdicts"), ("fastavro takes, we refuse (of those asked about)", "differences")):
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         table.add_column(title)
