@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -26,12 +27,12 @@ from v2x_loadtest.chaos import soak
 from v2x_loadtest.chaos.clock import Clock
 from v2x_loadtest.chaos.crowd import COPY_RATE, copies_for
 from v2x_loadtest.chaos.figures import Figures, count, excuse, limit_ms, recovery, set_right
-from v2x_loadtest.chaos.proxy import Proxy
 from v2x_loadtest.chaos.report import markdown, merged
 from v2x_loadtest.chaos.run import Outcome
 from v2x_loadtest.chaos.side import vehicle
 from v2x_loadtest.chaos.table import ROWS, Expect, Row, rows, verdict
-from v2x_services.brokers import free_port, with_settings
+from v2x_loadtest.chaos.tunnel import FAR, NEAR, Tunnel
+from v2x_services.brokers import with_settings
 
 GOOD = Figures(sent=10, acknowledged=10, recovery_s=1.0)
 
@@ -195,9 +196,9 @@ def test_a_clock_jumps_for_one_process_and_its_monotonic_one_does_not(tmp_path: 
         other.stdin.close()
 
 
-def echo() -> socket.socket:
+def echo(host: str) -> socket.socket:
     """Return a server that sends back what it gets."""
-    server = socket.create_server(("127.0.0.1", 0))
+    server = socket.create_server((host, 0))
 
     def serve_one(s: socket.socket) -> None:
         with s:
@@ -228,28 +229,41 @@ def there_and_back(s: socket.socket, seconds: float = 5.0) -> float | None:
     return time.monotonic() - began
 
 
-def test_the_bad_network(tmp_path: Path) -> None:
-    port = free_port()
-    with echo() as server, Proxy(server.getsockname(), port) as proxy:
-        one = socket.create_connection(("127.0.0.1", port))
-        with one:
+@pytest.mark.skipif(bool(Tunnel.why_not()), reason=Tunnel.why_not())
+def test_the_bad_network() -> None:
+    before = Path("/proc/thread-self/ns/net").readlink()
+    with Tunnel() as tunnel, echo(NEAR) as server:
+        far = FAR, server.getsockname()[1]
+        with socket.create_connection(far) as one:
             assert there_and_back(one) is not None
-            proxy.delay_s = 0.1
+            tunnel.delay_s = 0.1
             assert 0.2 <= (there_and_back(one) or 0.0) < 2.0
-            proxy.heal()
-            proxy.cut = True
+            tunnel.heal()
+            tunnel.cut = True
             assert there_and_back(one, 0.3) is None
-            proxy.heal()
+            tunnel.heal()
             one.settimeout(5.0)
             assert one.recv(1) == b"x"  # what was sent meanwhile comes afterwards
-            proxy.loss = 1.0
-            assert (there_and_back(one) or 0.0) >= 0.2
-            proxy.heal()
-            proxy.half_open()
+            tunnel.half_open()
             assert there_and_back(one, 0.3) is None
-            with socket.create_connection(("127.0.0.1", port)) as other:
+            with socket.create_connection(far) as other:
                 assert there_and_back(other) is not None
             assert there_and_back(one, 0.3) is None  # for ever
+    assert Path("/proc/thread-self/ns/net").readlink() == before
+
+
+@pytest.mark.skipif(bool(Tunnel.why_not()), reason=Tunnel.why_not())
+def test_tcp_makes_up_for_lost_packets() -> None:
+    sent, got = random.Random(1).randbytes(2_000_000), bytearray()
+    with Tunnel(seed=3) as tunnel, echo(NEAR) as server:
+        with socket.create_connection((FAR, server.getsockname()[1])) as one:
+            tunnel.loss = 0.05
+            threading.Thread(target=one.sendall, args=(sent,), daemon=True).start()
+            one.settimeout(10.0)
+            while len(got) < len(sent):
+                got += one.recv(1 << 16)
+        assert got == sent
+        assert 0.04 < tunnel.dropped / (tunnel.passed + tunnel.dropped) < 0.06
 
 
 def test_a_device_beside_the_crowd_sends_what_its_schema_allows() -> None:

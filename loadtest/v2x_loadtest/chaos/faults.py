@@ -31,6 +31,7 @@ from v2x_loadtest.chaos import side
 from v2x_loadtest.chaos.clock import Clock
 from v2x_loadtest.chaos.crowd import SCENE
 from v2x_loadtest.chaos.parts import Cluster, SmallDisk
+from v2x_loadtest.chaos.tunnel import Tunnel
 from v2x_loadtest.chaos.world import World
 from v2x_loadtest.scene import load_scene
 from v2x_services.fusion.snapshots import SnapshotStore
@@ -53,39 +54,30 @@ POISON_SHARE: Final = 0.3
 THRESHOLD: Final = ("STOPPED_VEHICLE", "dwell_ms", 1.5)  # what the other build has changed, and how many times
 
 
-def in_network(change: Callable[[World], object], what: str, seconds: float = _NET_S) -> Callable[[World], None]:
-    """Return a fault of the network between the services and both brokers; it heals after ``seconds``."""
+def in_network(what: str, **state: float | bool) -> Callable[[World], None]:
+    """Return a fault of the network between the services and both brokers: ``state`` is the tunnel's for 10 s."""
 
     def do(w: World) -> None:
+        tunnel: Tunnel = w.parts["network"]
+        passed, dropped = tunnel.passed, tunnel.dropped
         w.begin(what)
         try:
-            change(w)
-            w.rest(seconds)
+            for name, value in state.items():
+                setattr(tunnel, name, value)
+            w.rest(_NET_S)
         finally:
-            for proxy in w.proxies.values():
-                proxy.heal()
-        if seconds:
-            w.lift("the network is good again")
+            tunnel.heal()
+            w.facts |= {"packets_passed": tunnel.passed - passed, "packets_dropped": tunnel.dropped - dropped}
+        w.lift("the network is good again")
 
     return do
-
-
-def set_network(**values: float | bool) -> Callable[[World], object]:
-    """Return what gives the proxies these values."""
-
-    def change(w: World) -> None:
-        for proxy in w.proxies.values():
-            for name, value in values.items():
-                setattr(proxy, name, value)
-
-    return change
 
 
 def half_open(w: World) -> None:
     """All connections between services and brokers die without a word; new ones work."""
     w.begin("connections of services and brokers are half open: nothing comes, nobody says so")
-    for proxy in w.proxies.values():
-        proxy.half_open()
+    tunnel: Tunnel = w.parts["network"]
+    tunnel.half_open()
     w.wait_until_keeping_up(60.0)
 
 

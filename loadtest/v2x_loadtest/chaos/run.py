@@ -26,8 +26,8 @@ from v2x_loadtest.chaos.crowd import COPY_RATE, SCENE, Crowd, copies_for
 from v2x_loadtest.chaos.faults import make_build
 from v2x_loadtest.chaos.figures import Figures, count, excuse, time_it
 from v2x_loadtest.chaos.parts import ClockedKafka, Cluster, SmallDisk
-from v2x_loadtest.chaos.proxy import Proxy
 from v2x_loadtest.chaos.table import Row, verdict
+from v2x_loadtest.chaos.tunnel import FAR, NEAR, Tunnel
 from v2x_loadtest.chaos.world import World
 from v2x_loadtest.demo.interrupt import closing, interruptible
 from v2x_loadtest.latency import join
@@ -123,7 +123,7 @@ def world_for(row: Row, options: ChaosOptions, folder: Path, say: Say) -> Iterat
     zones = folder / "zones.json"
     zones.write_text(json.dumps(scaled_zones(load_scene(SCENE), copies), ensure_ascii=False), "utf-8")
     with ExitStack() as undo:
-        how, parts, proxies = _parts(row, options, folder, undo)
+        how, parts = _parts(row, options, folder, undo)
         stack = Stack(
             folder / "run",
             zones,
@@ -141,16 +141,13 @@ def world_for(row: Row, options: ChaosOptions, folder: Path, say: Say) -> Iterat
                 parts["cluster"].start()
             stack.start()
             world = World(stack, folder, copies * COPY_RATE, say, options.seed)
-            world.parts, world.proxies = parts, proxies
+            world.parts = parts
             yield world
 
 
-def _parts(
-    row: Row, options: ChaosOptions, folder: Path, undo: ExitStack
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Proxy]]:
-    """Make what a row's setup asks for; return arguments of the stack, the parts, and proxies."""
+def _parts(row: Row, options: ChaosOptions, folder: Path, undo: ExitStack) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make what a row's setup asks for; return arguments of the stack, and the parts."""
     setup, parts, how = row.setup, dict[str, Any](), dict[str, Any]()
-    proxies: dict[str, Proxy] = {}
     run = folder / "run"
     if setup.clock:
         parts["clock"] = Clock(folder / "clock")
@@ -172,14 +169,26 @@ def _parts(
         how["mosquitto"] = Mosquitto(run / "mosquitto", settings={"max_queued_messages": queue})
         how["extra"] = {"queue_messages": queue}
     if setup.network:
-        ports = {"kafka": free_port(), "mqtt": free_port()}
-        kafka = Kafka(run / "kafka", settings={"advertised.listeners": f"PLAINTEXT://127.0.0.1:{ports['kafka']}"})
-        mosquitto = Mosquitto(run / "mosquitto")
-        for name, broker in (("kafka", kafka), ("mqtt", mosquitto)):
-            proxies[name] = undo.enter_context(Proxy((broker.host, broker.port), ports[name], options.seed))
-        how |= {"kafka": kafka, "mosquitto": mosquitto}
-        how["extra"] = {"mqtt_port": ports["mqtt"], "kafka_bootstrap": f"127.0.0.1:{ports['kafka']}"}
-    return how, parts, proxies
+        parts["network"] = undo.enter_context(Tunnel(options.seed))
+        how |= _through_the_tunnel(run)
+    return how, parts
+
+
+def _through_the_tunnel(run: Path) -> dict[str, Any]:
+    """Return arguments of a stack whose services reach both brokers at FAR; all others have the loopback."""
+    port = free_port(NEAR)
+    kafka = Kafka(run / "kafka")
+    rest = f"PLAINTEXT://{kafka.bootstrap},CONTROLLER://{kafka.host}:{kafka.controller_port}"
+    kafka.settings = {
+        "listeners": f"{rest},TUNNEL://{NEAR}:{port}",
+        "advertised.listeners": f"{rest},TUNNEL://{FAR}:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TUNNEL:PLAINTEXT",
+    }
+    # One listener for both ends: the namespace has nobody else in it.
+    mosquitto = Mosquitto(run / "mosquitto")
+    mosquitto.settings = {"listener": f"{mosquitto.port} 0.0.0.0"}
+    services = {"mqtt_host": FAR, "kafka_bootstrap": f"{FAR}:{port}"}
+    return {"kafka": kafka, "mosquitto": mosquitto, "extra": services}
 
 
 def _run(row: Row, options: ChaosOptions, folder: Path, say: Say) -> tuple[Figures, list[str]]:

@@ -11,6 +11,7 @@ from v2x.errors import ConfigError
 from v2x_loadtest.chaos import clock, faults
 from v2x_loadtest.chaos.figures import AIM_MS, Figures
 from v2x_loadtest.chaos.parts import SmallDisk
+from v2x_loadtest.chaos.tunnel import Tunnel
 from v2x_loadtest.chaos.world import World
 
 OURS_S: Final = 5.0  # recovery of our own processes
@@ -38,7 +39,7 @@ class Setup:
 
     workers: int = 0  # of fusion, in a group
     cluster: bool = False  # three Kafka nodes
-    network: bool = False  # proxies between the services and both brokers
+    network: bool = False  # a tunnel between the services and both brokers
     small_disk: str = ""  # the broker whose data is on one
     clock: str = ""  # the part that has a clock of its own
     queue_s: float = 0.0  # the MQTT broker queues so many seconds of the load; 0: as shipped
@@ -141,21 +142,24 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(
         "network-cut",
         "no network between services and brokers for 10 s",
-        faults.in_network(faults.set_network(cut=True), "the network is cut for 10 s"),
+        faults.in_network("the network is cut for 10 s", cut=True),
         _BROKER,
         _NETWORK,
+        Tunnel.why_not,
     ),
     Row(
         "network-delay",
         "200 ms of delay between services and brokers for 10 s",
-        faults.in_network(faults.set_network(delay_s=0.1), "round trips take 200 ms longer for 10 s"),
+        faults.in_network("round trips take 200 ms longer for 10 s", delay_s=0.1),
         setup=_NETWORK,
+        why_not=Tunnel.why_not,
     ),
     Row(
         "network-loss",
-        "5 % loss between services and brokers for 10 s (as TCP shows it: 200 ms later, and all behind it)",
-        faults.in_network(faults.set_network(loss=0.05), "5 % of the chunks come a retransmission later for 10 s"),
+        "5 % of the packets between services and brokers lost for 10 s",
+        faults.in_network("5 % of the packets are lost for 10 s", loss=0.05),
         setup=_NETWORK,
+        why_not=Tunnel.why_not,
     ),
     Row(
         "half-open",
@@ -163,6 +167,7 @@ ROWS: Final[tuple[Row, ...]] = (
         faults.half_open,
         Expect(HALF_OPEN_S),
         _NETWORK,
+        Tunnel.why_not,
     ),
     Row(
         "full-disk-kafka",

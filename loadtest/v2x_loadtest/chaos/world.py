@@ -19,7 +19,6 @@ from v2x.errors import BrokerError
 
 from v2x_loadtest.bench.proc import rss_mb
 from v2x_loadtest.chaos.crowd import Crowd
-from v2x_loadtest.chaos.proxy import Proxy
 from v2x_loadtest.chaos.side import Side
 from v2x_loadtest.demo.scrape import sums
 from v2x_loadtest.stack import Stack
@@ -38,8 +37,7 @@ class World:
         self.stack, self.folder, self.rate, self.seed = stack, folder, rate, seed
         self.crowd: Crowd | None = None
         self.sides: list[Side] = []
-        self.proxies: dict[str, Proxy] = {}
-        self.parts: dict[str, Any] = {}  # what the row's setup made: a cluster, small disks, a clock, a build
+        self.parts: dict[str, Any] = {}  # what the row's setup made: a cluster, a tunnel, a clock, a build
         self.facts: dict[str, float] = {}  # what a row's own expectation needs
         self.began_us = self.lifted_us = 0
         self._say = say
