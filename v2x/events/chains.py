@@ -24,7 +24,7 @@ _L = "int64[::1]"
 _I = "int32[::1]"
 
 
-Part = tuple[list[int], list[float]]  # on one lane: (lane, vehicles, row of the last) and (sum of speeds, from, to m)
+Part = tuple[list[int], list[float]]  # on one lane: lane, vehicles, row of the last, slow ones; their speeds, from, to
 
 
 @dataclass(slots=True)
@@ -34,8 +34,9 @@ class Chain:
     head: int  # rows of the view
     tail: int
     count: int
+    slow: int  # of them, below the speed at which a vehicle begins to be slow
     length: float  # m, from the front of the head to the rear of the tail
-    speed_sum: float
+    speed_sum: float  # of the slow ones
     spans: dict[int, list[float]]  # link -> [from, to] m along
     lanes: list[Part]  # what is on each lane
 
@@ -102,9 +103,9 @@ def _find(
     return found
 
 
-@kernel(f"int64({_L}, {_I}, {_D}, {_D}, {_D}, int64[:, ::1], float64[:, ::1])")
-def _parts(members: Any, lane: Any, along: Any, length: Any, speed: Any, ints: Any, reals: Any) -> Any:
-    """Write what is on each lane, in order of members: (lane, count, tail), (speeds, from, to); return how many."""
+@kernel(f"int64({_L}, {_I}, {_D}, {_D}, {_D}, float64, int64[:, ::1], float64[:, ::1])")
+def _parts(members: Any, lane: Any, along: Any, length: Any, speed: Any, enter: float, ints: Any, reals: Any) -> Any:
+    """Write what is on each lane, in order of members, as ``Part`` has it; return how many."""
     found = 0
     for row in members:
         rear, front = along[row] - length[row] / 2, along[row] + length[row] / 2
@@ -112,11 +113,13 @@ def _parts(members: Any, lane: Any, along: Any, length: Any, speed: Any, ints: A
         while x < found and ints[x, 0] != lane[row]:
             x += 1
         if x == found:
-            ints[x, 0], ints[x, 1], ints[x, 2] = lane[row], 0, row
+            ints[x, 0], ints[x, 1], ints[x, 2], ints[x, 3] = lane[row], 0, row, 0
             reals[x, 0], reals[x, 1], reals[x, 2] = 0.0, rear, front
             found += 1
         ints[x, 1] += 1
-        reals[x, 0] += speed[row]
+        if speed[row] <= enter:
+            ints[x, 3] += 1
+            reals[x, 0] += speed[row]
         if rear < reals[x, 1]:
             reals[x, 1], ints[x, 2] = rear, row
         reals[x, 2] = max(reals[x, 2], front)
@@ -131,7 +134,7 @@ class Finder:
         self._way: F64 = np.zeros(0)
         self._members: I64 = np.zeros(0, dtype=np.int64)
         self._ends: I64 = np.zeros(0, dtype=np.int64)
-        self._ints: I64 = np.zeros((0, 3), dtype=np.int64)
+        self._ints: I64 = np.zeros((0, 4), dtype=np.int64)
         self._reals: F64 = np.zeros((0, 3))
 
     def chains(
@@ -148,26 +151,28 @@ class Finder:
         if len(self._way) < n:
             self._way, self._members = np.zeros(2 * n), np.zeros(2 * n, dtype=np.int64)
             self._ends = np.zeros(4 * n, dtype=np.int64)
-            self._ints, self._reals = np.zeros((2 * n, 3), dtype=np.int64), np.zeros((2 * n, 3))
+            self._ints, self._reals = np.zeros((2 * n, 4), dtype=np.int64), np.zeros((2 * n, 3))
         found = _find(
             view.lane, view.cls, view.speed, view.length, lead, gap, lanes.kind, lanes.link, lanes.signal, hot, *speeds,
             reach, least, self._way, self._members, self._ends,
         )  # fmt: skip
         ends = self._ends[:found].tolist()
         return [
-            self._chain(view, road, head, self._members[first:last])
+            self._chain(view, road, head, self._members[first:last], speeds[0])
             for head, first, last in zip(self._ends[n : n + found].tolist(), [0, *ends], ends, strict=False)
         ]
 
-    def _chain(self, view: TrackView, road: Road, head: int, members: I64) -> Chain:
+    def _chain(self, view: TrackView, road: Road, head: int, members: I64, enter: float) -> Chain:
         tail = int(members[self._way[members].argmax()])
-        n = _parts(members, view.lane, view.along, view.length, view.speed, self._ints, self._reals)
+        n = _parts(members, view.lane, view.along, view.length, view.speed, enter, self._ints, self._reals)
         parts = list(zip(self._ints[:n].tolist(), self._reals[:n].tolist(), strict=True))
         where: dict[int, list[float]] = {}
-        for (lane, _, _), (_, low, high) in parts:
+        slow, speeds = 0, 0.0
+        for (lane, _, _, some), (total, low, high) in parts:
             widen(where, road.lanes.link.item(lane), low, high)
+            slow, speeds = slow + some, speeds + total
         length = self._way.item(tail) + view.length.item(tail)
-        return Chain(head, tail, len(members), length, float(view.speed[members].sum()), where, parts)
+        return Chain(head, tail, len(members), slow, length, speeds, where, parts)
 
 
 def widen(spans: dict[int, list[float]], link: int, low: float, high: float) -> None:

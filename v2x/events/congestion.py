@@ -26,7 +26,7 @@ from v2x.road import Road
 I64 = npt.NDArray[np.int64]
 
 NEAR_M: Final = 100.0  # jams (and chains side by side) nearer than this along a link are one
-SPEED_TAU_MS: Final = 2000.0  # the mean speed is smoothed: the level must not flap
+SPEED_TAU_MS: Final = 700.0  # the mean speed is smoothed, to the age of what it is made of: beyond, a band is calmer
 GROWTH_KNOWN: Final = 0.3  # share of the growth's mean that must be of now, or noise would be told
 MAX_STEP_MS: Final = 250
 PAST_MS: Final = 25_000  # a jam that dissolved explains slow vehicles for this long
@@ -36,7 +36,7 @@ PAST_MS: Final = 25_000  # a jam that dissolved explains slow vehicles for this 
 class LaneJam:
     """A congestion's part on one lane."""
 
-    speed: float  # m/s, smoothed mean
+    speed: float  # m/s, smoothed mean of the slow ones
     level: int
     count: int
     queue: float  # m on this lane
@@ -216,10 +216,10 @@ class Congestion:
         self, jam: Jam, chains: list[Chain], spans: dict[int, list[float]], dt: int, view: TrackView, road: Road
     ) -> None:
         longest = max(chains, key=lambda c: (c.length, c.count, -c.head))
-        count = sum(c.count for c in chains)
-        speed = sum(c.speed_sum for c in chains) / count
-        share = min(1.0, dt / SPEED_TAU_MS) if jam.count else 1.0
-        jam.speed += share * (speed - jam.speed)
+        count, slow = sum(c.count for c in chains), sum(c.slow for c in chains)
+        if slow:  # else all are about to leave it
+            share = min(1.0, dt / SPEED_TAU_MS) if jam.count else 1.0
+            jam.speed += share * (sum(c.speed_sum for c in chains) / slow - jam.speed)
         jam.count, jam.queue, jam.spans = count, longest.length, spans
         jam.level = self._level(jam.speed, jam.level)
         jam.head = (view.east.item(longest.head), view.north.item(longest.head))
@@ -232,16 +232,17 @@ class Congestion:
     def _measure_lanes(self, jam: Jam, chains: list[Chain], dt: int, view: TrackView) -> None:
         """Tell the lanes of an event apart (a chain may cover several, a lane be covered by several)."""
         share = min(1.0, dt / SPEED_TAU_MS)
-        parts: dict[int, list[float]] = {}  # lane -> vehicles, sum of speeds, from, to, row of the last
-        for (lane, count, tail), (speeds, low, high) in (part for chain in chains for part in chain.lanes):
-            one = parts.setdefault(lane, [0, 0.0, low, high, tail])
-            one[0], one[1] = one[0] + count, one[1] + speeds
+        parts: dict[int, list[float]] = {}  # lane -> vehicles, sum of speeds, from, to, row of the last, slow ones
+        for (lane, count, tail, slow), (speeds, low, high) in (part for chain in chains for part in chain.lanes):
+            one = parts.setdefault(lane, [0, 0.0, low, high, tail, 0])
+            one[0], one[1], one[5] = one[0] + count, one[1] + speeds, one[5] + slow
             if low < one[2]:
                 one[2], one[4] = low, tail
             one[3] = max(one[3], high)
         old, jam.lanes = jam.lanes, {}
-        for lane, (vehicles, total, low, high, last) in sorted(parts.items()):
-            speed, was = total / vehicles, old.get(lane)
+        for lane, (vehicles, total, low, high, last, slow) in sorted(parts.items()):
+            was = old.get(lane)
+            speed = total / slow if slow else was.speed if was is not None else jam.speed
             if was is not None:
                 speed = was.speed + share * (speed - was.speed)
             place = view.east.item(int(last)), view.north.item(int(last))

@@ -21,7 +21,7 @@ from v2x.geo import LocalFrame
 REOPEN_MS: Final = 60_000
 REOPEN_M: Final = 8.0
 SAME_M: Final = 15.0  # two vehicles that stand this near on one link are one incident
-QUEUE_M: Final = 20.0  # a change of a queue below this, or below a tenth, is not material
+QUEUE_M: Final = 15.0  # a change of a queue below this is not material; who drives towards its tail needs no less
 
 
 @dataclass(slots=True)
@@ -275,7 +275,7 @@ class EventBook:
             return True  # kind, level or sources: at once
         if now - event.told_ms < rule.update_ms:
             return False
-        if abs(view[7] - told[7]) >= max(QUEUE_M, 0.1 * told[7]):
+        if abs(view[7] - told[7]) >= QUEUE_M:
             return True
         moved = hypot(view[5] - told[5], view[6] - told[6])
         if rule.moving:

@@ -1,6 +1,7 @@
 """Congestion as it goes on: second by second, was the tail told where it is, and the level as it is.
 
 A second counts once the congestion has been told; what is told then is the newest revision that readers had by then.
+Where the true mean speed is within ``BAND_MPS`` of a bound between two levels, either is right.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import numpy as np
 
 from v2x_loadtest.audit.ledger import Ledger
 from v2x_loadtest.audit.log import Stamped
+from v2x_loadtest.record.queues import level
 from v2x_loadtest.score.events import Match
 from v2x_loadtest.score.truth import Truth
 
 TAIL_M: Final = 30.0
+BAND_MPS: Final = 0.3  # 1 km/h: a rule that did not wait for as much would flap
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ def score_jams(matches: Sequence[Match], records: Sequence[Stamped], truth: Trut
             here = truth.frame.to_local([value["tail_lat"] * 1e-7], [value["tail_lon"] * 1e-7])
             there = truth.frame.to_local([row["tail_lat"]], [row["tail_lon"]])
             away.append(float(np.hypot(here[0] - there[0], here[1] - there[1])[0]))
-            right.append(value["level"] == row["level"])
+            right.append(value["level"] in {level(row["speed"] + by) for by in (-BAND_MPS, 0.0, BAND_MPS)})
     if not away:
         return JamScore()
     return JamScore(
