@@ -37,6 +37,7 @@ class Stack:
         partitions: int = 8,
         shards: int = 1,
         workers: int = 0,
+        standby: bool = False,
         replication: int = 1,
         kafka_bootstrap: str | None = None,
         mqtt: tuple[str, int] | None = None,
@@ -49,7 +50,9 @@ class Stack:
         say: Say | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value).
+        """``workers``: fusion workers of a group (0: one process alone), ``standby``: of two, of which one stands by.
+
+        ``extra``: more settings (name: value).
 
         ``kafka``, ``mosquitto``: brokers made in another way than usual, to be started and stopped here.
         """
@@ -81,7 +84,10 @@ class Stack:
             **(extra or {}),
         }
         self.env = {PREFIX + name.upper(): str(value) for name, value in settings.items() if value is not None}
-        services = (*self.fusions(workers), *self.ingests(shards), self._service("confirm", "confirm"))
+        if standby and workers:
+            raise ConfigError("fusion workers share the partitions: with fusion_standby, fusion_workers must be 0")
+        fusions = [self._fusion("--standby", i) for i in (0, 1)] if standby else self.fusions(workers)
+        services = (*fusions, *self.ingests(shards), self._service("confirm", "confirm"))
         self.services = {service.name: service for service in services}
 
     def ingests(self, count: int) -> list[Service]:
@@ -92,7 +98,10 @@ class Stack:
         """Return fusion workers from number ``first`` on, not started; the one that works alone if 0 are asked for."""
         if not count:
             return [self._service("fusion", "fuse")]
-        return [self._service(f"fusion-{i}", "fuse", "--worker", str(i)) for i in range(first, first + count)]
+        return [self._fusion("--worker", i) for i in range(first, first + count)]
+
+    def _fusion(self, how: str, number: int) -> Service:
+        return self._service(f"fusion-{number}", "fuse", how, str(number))
 
     def _service(self, name: str, *args: str) -> Service:
         return Service(name, list(args), self.run_dir, self.env, self._say)

@@ -33,6 +33,7 @@ from v2x_loadtest.chaos.crowd import SCENE
 from v2x_loadtest.chaos.parts import Cluster, SmallDisk
 from v2x_loadtest.chaos.world import World
 from v2x_loadtest.scene import load_scene
+from v2x_services.fusion.cores import INPUT_TOPICS
 from v2x_services.fusion.snapshots import SnapshotStore
 
 HOUR_S: Final = 3600
@@ -41,6 +42,7 @@ _BESIDE_S: Final = 10.0  # that floods and rubbish last
 _NET_S: Final = 10.0
 _FULL_S: Final = 8.0
 STALE_S: Final = 15.0
+_FOLLOW_S: Final = 30.0
 _BUILD_PROGRAM: Final = """
 import sys, v2x
 from v2x_services.fusion.domain import DomainCores
@@ -242,6 +244,31 @@ def rolling(w: World) -> None:
     w.rest(3.0)
     w.stack.restart("fusion")
     w.lift("all are new")
+
+
+def restart_busiest(w: World) -> None:
+    """Stop the process that fuses cleanly; it comes back to stand by."""
+    name = _followed(w)
+    w.begin(f"clean restart of {name}, which fuses")
+    w.stack.restart(name)
+    w.facts["taken_over"] = w.busiest() != name
+
+
+def kill_busiest(w: World) -> None:
+    """Kill -9 the process that fuses; it comes back to stand by."""
+    name = _followed(w)
+    w.kill(name)
+    w.facts["taken_over"] = w.busiest() != name
+
+
+def _followed(w: World) -> str:
+    """Return the process that fuses, once the other follows it in all its partitions."""
+    deadline = time.monotonic() + _FOLLOW_S
+    while w.sums().get("v2x_fusion_followed_partitions", 0.0) < len(INPUT_TOPICS) * w.stack.partitions:
+        if time.monotonic() > deadline:
+            raise BrokerError("the process that stands by does not follow all partitions")
+        w.rest(0.2)
+    return w.busiest()
 
 
 def outage_budget(w: World) -> None:

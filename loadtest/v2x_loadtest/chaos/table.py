@@ -36,6 +36,7 @@ class Setup:
     """How the system is set up for a row; else one process of each."""
 
     workers: int = 0  # of fusion, in a group
+    standby: bool = False  # a second fusion process stands by
     cluster: bool = False  # three Kafka nodes
     network: bool = False  # proxies between the services and both brokers
     small_disk: str = ""  # the broker whose data is on one
@@ -105,12 +106,17 @@ def _moved(_world: World, figures: Figures) -> str:
     return f"partitions stood still for {figures.stall_fusion_s:g} s: they did not move while the worker slept"
 
 
+def _stands_by(w: World, _figures: Figures) -> str:
+    return "" if w.facts["taken_over"] else "the process that was hit fuses again: nobody stood by"
+
+
 def _other_build(w: World, _figures: Figures) -> str:
     return faults.wrong_build(w)
 
 
 _BROKER: Final = Expect(BROKER_S)
 _TWO: Final = Setup(workers=2)
+_STANDBY: Final = Setup(standby=True)
 _NETWORK: Final = Setup(network=True)
 
 ROWS: Final[tuple[Row, ...]] = (
@@ -224,6 +230,20 @@ ROWS: Final[tuple[Row, ...]] = (
         faults.stale_worker,
         Expect(more=_moved),
         _TWO,
+    ),
+    Row(
+        "standby-restart",
+        "clean restart of fusion while a second process stands by",
+        faults.restart_busiest,
+        Expect(stall_fusion_s=1.0, more=_stands_by),
+        _STANDBY,
+    ),
+    Row(
+        "standby-kill",
+        "kill -9 of fusion while a second process stands by",
+        faults.kill_busiest,
+        Expect(stall_fusion_s=2.0, more=_stands_by),
+        _STANDBY,
     ),
     Row(
         "outage-budget",

@@ -2,6 +2,7 @@
 
 A file is one JSON line (what the snapshot belongs to, and the SHA-256 of the rest) and the core's own bytes. It is
 complete or absent: written beside its place, fsynced, renamed, the folder fsynced. A lock keeps a second process away.
+Who holds it beats now and then, by the file's time (a counter: no clock is read), so that others see that it lives.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from v2x.errors import ConfigError
+from v2x.errors import BrokerError, ConfigError
 
 KEEP: Final = 3
 _FORMAT: Final = 1
@@ -40,12 +41,58 @@ class StoreHeldError(ConfigError):
     """Another process has these snapshots open."""
 
 
-class SnapshotStore:
+class TakenOverError(BrokerError):
+    """Another process has taken the snapshots by force, since we seemed to be frozen: it fuses now."""
+
+
+class Snapshots:
+    """Snapshots of one partition in ``folder``, to be read, whoever writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self) -> tuple[Label, bytes] | None:
+        """Return the newest snapshot that is whole, or None."""
+        for path in self._newest_first():
+            found = _read(path)
+            if found is not None:
+                return found
+            log.error("snapshot is damaged, taking the one before", file=str(path))
+        return None
+
+    def label(self) -> Label | None:
+        """Return what the newest snapshot says of itself, or None."""
+        for path in self._newest_first():
+            try:
+                with path.open("rb") as f:
+                    fields = json.loads(f.readline())
+                del fields["format"], fields["sha256"]
+                return Label(**fields)
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+        return None
+
+    def position(self) -> int:
+        """Return the position of the newest snapshot, by its file's name; -1 if there is none."""
+        return max((int(path.stem) for path in self.folder.glob("*.snap")), default=-1)
+
+    def beats(self) -> int:
+        """Return how often whoever holds the lock has beaten; 0 where there is no lock."""
+        try:
+            return (self.folder / "lock").stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("*.snap"), reverse=True)
+
+
+class SnapshotStore(Snapshots):
     """Snapshots of one partition in ``folder``; raises StoreHeldError if another process has them open."""
 
     def __init__(self, folder: Path, *, by_force: bool = False) -> None:
         """``by_force``: take them even so. Both write the same then, for a snapshot is a function of the log."""
-        self.folder = folder
+        super().__init__(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if by_force:
@@ -61,20 +108,20 @@ class SnapshotStore:
             msg = f"another process fuses from {folder}; stop it, or give this one another state_dir or partitions"
             raise StoreHeldError(msg) from e
 
+    def beat(self) -> bool:
+        """Show that we live; False where the lock of that name is ours no more."""
+        try:
+            ours, named = os.fstat(self._lock), (self.folder / "lock").stat()
+            os.utime(self._lock, ns=(ours.st_atime_ns, ours.st_mtime_ns + 1))
+        except OSError:
+            return False
+        return ours.st_ino == named.st_ino
+
     def close(self) -> None:
         """Let others have the folder."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def load(self) -> tuple[Label, bytes] | None:
-        """Return the newest snapshot that is whole, or None."""
-        for path in self._newest_first():
-            found = _read(path)
-            if found is not None:
-                return found
-            log.error("snapshot is damaged, taking the one before", file=str(path))
-        return None
 
     def save(self, label: Label, blob: bytes) -> int:
         """Write a snapshot and drop the oldest; return the file's size."""
@@ -100,9 +147,6 @@ class SnapshotStore:
         """Put all snapshots aside: they belong to another world."""
         for path in self._newest_first():
             path.rename(path.with_suffix(".retired"))
-
-    def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("*.snap"), reverse=True)
 
 
 def _read(path: Path) -> tuple[Label, bytes] | None:
