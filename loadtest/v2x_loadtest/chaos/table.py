@@ -242,7 +242,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "standby-kill",
         "kill -9 of fusion while a second process stands by",
         faults.kill_busiest,
-        Expect(stall_fusion_s=2.0, more=_stands_by),
+        Expect(stall_fusion_s=1.5, more=_stands_by),
         _STANDBY,
     ),
     Row(

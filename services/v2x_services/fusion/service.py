@@ -81,6 +81,7 @@ class Fusion:
         self._saver = Saver(settings.snapshot_s, metrics)
         self._consumer: Any = None  # asks for ends and tails; the log itself comes by the fetcher
         self._fetcher: Any = None
+        self._codec = ReferenceCodec(Registry.load(), strict=False)  # reads our own outputs
         self._books = Books(metrics, sink, self._places, lambda tp: self._fetcher and self._fetcher.highwater(tp))
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -132,6 +133,7 @@ class Fusion:
             enable_auto_commit=False,
             auto_offset_reset="none",
             request_timeout_ms=10_000,
+            fetch_max_wait_ms=20,  # it reads tails, which are there
         )
         self._fetcher = LogFetcher(self._settings.kafka_bootstrap)
         await _start(self._consumer)
@@ -223,7 +225,8 @@ class Fusion:
         if got:
             stores = {tp: store for tp, (store, _) in got.items()}
             await self._take_over(stores, {tp: f for tp, (_, f) in got.items() if f.core is not None})
-            log.info("taken over", partitions=[f"{t}-{p}" for t, p in got])
+            took_s = round(time.monotonic() - now, 3)
+            log.info("taken over", took_s=took_s, partitions=[f"{t}-{p}" for t, p in got])
         elif standby.prepare(now):
             await self._read()
         self._metrics.set("v2x_fusion_followed_partitions", len(standby.positions))
@@ -240,7 +243,6 @@ class Fusion:
     async def _place(
         self, stores: Mapping[TopicPartition, SnapshotStore], followed: Mapping[TopicPartition, Follower]
     ) -> None:
-        codec = ReferenceCodec(Registry.load())
         loaded: dict[TopicPartition, tuple[SnapshotStore, Label, Core]] = {}
         limits: dict[TopicPartition, Position] = {}  # of what is out, where that is known without a look
         named: dict[int, str] = {}
@@ -261,7 +263,7 @@ class Fusion:
             loaded[tp] = store, label, core
             if tp.topic == INPUT_TOPICS[0] and tp not in limits:
                 named[tp.partition] = label.generation
-        out = await last_positions(self._consumer, codec, sorted(named), named) if named else {}
+        out = await last_positions(self._consumer, self._codec, sorted(named), named) if named else {}
         unsure = [tp for tp in loaded if tp not in limits]
         ends = (await topics.bounds(self._consumer, unsure))[1] if unsure else {}
         now = time.monotonic()
