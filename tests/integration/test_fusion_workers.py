@@ -42,10 +42,14 @@ class Workers:
 
     async def start(self, number: int) -> None:
         process = await asyncio.create_subprocess_exec(
-            *self._command, str(number), stdout=PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            *self._command, self.how(number), stdout=PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
         )
         self.running[number] = process
         self._reading.add(asyncio.create_task(self._read(process)))
+
+    def how(self, number: int) -> str:
+        """Return what toy_core's program is told to be."""
+        return str(number)
 
     async def hear(self, what: str, worker: int) -> None:
         """Wait until a worker has said something new."""

@@ -224,7 +224,7 @@ class Fusion:
         got = standby.look(now)
         if got:
             stores = {tp: store for tp, (store, _) in got.items()}
-            await self._take_over(stores, {tp: f for tp, (_, f) in got.items() if f.core is not None})
+            await self._take_over(stores, {tp: follower for tp, (_, follower) in got.items()})
             took_s = round(time.monotonic() - now, 3)
             log.info("taken over", took_s=took_s, partitions=[f"{t}-{p}" for t, p in got])
         elif standby.prepare(now):
@@ -248,10 +248,10 @@ class Fusion:
         named: dict[int, str] = {}
         for tp, store in stores.items():
             follower = followed.get(tp)
+            if follower is not None and (limit := follower.limit()) is not None:
+                limits[tp] = limit
             if follower is not None and follower.core is not None and follower.label is not None:
-                label, core, limit = follower.label, follower.core, follower.limit()
-                if limit is not None:
-                    limits[tp] = limit
+                label, core = follower.label, follower.core
             else:
                 label, core = load_core(
                     store,
@@ -288,7 +288,7 @@ class Fusion:
             if tp in followed and followed[tp].kept:
                 stage.tell(list(followed[tp].kept), now)
                 stage.dirty = True
-        if loaded.keys() - followed.keys():  # the others are being read
+        if any(tp not in followed or followed[tp].core is None for tp in loaded):  # the others are being read
             await self._read()
 
     async def _read(self) -> None:
