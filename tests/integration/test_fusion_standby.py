@@ -17,7 +17,7 @@ from v2x.errors import ConfigError
 from v2x.topics import LINKS, TRACKS
 
 from v2x_services import fusion
-from v2x_services.fusion.snapshots import Snapshots, SnapshotStore, StoreHeldError
+from v2x_services.fusion.snapshots import SnapshotStore
 from v2x_services.reader import Once
 
 pytestmark = pytest.mark.real
@@ -84,20 +84,6 @@ async def test_one_stands_by_while_the_other_is_stopped_or_killed(world: str, pa
     assert repeats == 0
     assert stood["stopped"] < 1.0
     assert stood["killed"] < 2.0
-
-
-async def test_a_holder_that_does_not_beat_loses_its_snapshots_and_sees_it(tmp_path: Path) -> None:
-    holder, others = SnapshotStore(tmp_path), Snapshots(tmp_path)
-    before = others.beats()
-    assert holder.beat()
-    assert others.beats() != before
-    with pytest.raises(StoreHeldError):
-        SnapshotStore(tmp_path)
-    taker = SnapshotStore(tmp_path, by_force=True)
-    assert not holder.beat()
-    assert taker.beat()
-    holder.close()
-    taker.close()
 
 
 async def test_two_of_one_number_are_refused(world: str, tmp_path: Path) -> None:

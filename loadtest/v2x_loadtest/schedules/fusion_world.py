@@ -29,8 +29,9 @@ from v2x_loadtest.schedules.loop import LIFE, VirtualLoop
 from v2x_services import topics
 from v2x_services.fusion import service, stage
 from v2x_services.fusion.cores import INPUT_TOPICS
-from v2x_services.fusion.snapshots import SnapshotStore, TakenOverError
+from v2x_services.fusion.snapshots import SnapshotStore
 from v2x_services.fusion.tails import OUTPUT_TOPICS
+from v2x_services.hold import TakenOverError
 from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 

@@ -37,10 +37,11 @@ from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.fusion.group import Membership
 from v2x_services.fusion.loading import load_core
 from v2x_services.fusion.saving import Place, Saver
-from v2x_services.fusion.snapshots import Label, Snapshots, SnapshotStore, StoreHeldError, TakenOverError
+from v2x_services.fusion.snapshots import LOCK, Label, Snapshots, SnapshotStore, StoreHeldError
 from v2x_services.fusion.stage import Core, Stage, Steps
-from v2x_services.fusion.standby import LOOK_S, Follower, Standby
+from v2x_services.fusion.standby import Follower, Standby
 from v2x_services.fusion.tails import OUTPUT_TOPICS, Position, last_positions
+from v2x_services.hold import BEAT_S, LOOK_S, Pulse, TakenOverError
 from v2x_services.metrics import Metrics
 from v2x_services.ports import LogSink
 from v2x_services.settings import Settings
@@ -49,7 +50,6 @@ log = structlog.get_logger("fusion")
 _POLL_S: Final = 0.1
 _DRAIN_S: Final = 15.0
 _RETRY_S: Final = 0.5
-_BEAT_S: Final = 1.0
 _HELD_S: Final = 5.0  # so long a worker may take to write its last snapshots; whoever is frozen must not stop the road
 
 
@@ -211,7 +211,7 @@ class Fusion:
         self._standby = Standby(
             self._cores,
             self._generations,
-            {tp: Follower(Snapshots(self._folder(*tp))) for tp in mine},
+            {tp: Follower(Snapshots(self._folder(*tp)), Pulse(self._folder(*tp) / LOCK)) for tp in mine},
             lambda tp, by_force: self._store(*tp, by_force=by_force),
             accept_other_version=self._settings.accept_other_version,
         )
@@ -234,7 +234,7 @@ class Fusion:
     def _beat(self) -> None:
         """Show who stands by that we live; TakenOverError if one thought that we do not."""
         now = time.monotonic()
-        if now - self._beaten >= _BEAT_S:
+        if now - self._beaten >= BEAT_S:
             self._beaten = now
             for tp, place in self._places.items():
                 if not place.store.beat() and self._members is None:

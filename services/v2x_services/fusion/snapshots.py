@@ -2,12 +2,10 @@
 
 A file is one JSON line (what the snapshot belongs to, and the SHA-256 of the rest) and the core's own bytes. It is
 complete or absent: written beside its place, fsynced, renamed, the folder fsynced. A lock keeps a second process away.
-Who holds it beats now and then, by the file's time (a counter: no clock is read), so that others see that it lives.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,9 +14,12 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from v2x.errors import BrokerError, ConfigError
+from v2x.errors import ConfigError
+
+from v2x_services.hold import HeldError, Hold
 
 KEEP: Final = 3
+LOCK: Final = "lock"
 _FORMAT: Final = 1
 log = structlog.get_logger("fusion")
 
@@ -39,10 +40,6 @@ class Label:
 
 class StoreHeldError(ConfigError):
     """Another process has these snapshots open."""
-
-
-class TakenOverError(BrokerError):
-    """Another process has taken the snapshots by force, since we seemed to be frozen: it fuses now."""
 
 
 class Snapshots:
@@ -76,13 +73,6 @@ class Snapshots:
         """Return the position of the newest snapshot, by its file's name; -1 if there is none."""
         return max((int(path.stem) for path in self.folder.glob("*.snap")), default=-1)
 
-    def beats(self) -> int:
-        """Return how often whoever holds the lock has beaten; 0 where there is no lock."""
-        try:
-            return (self.folder / "lock").stat().st_mtime_ns
-        except OSError:
-            return 0
-
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("*.snap"), reverse=True)
 
@@ -95,33 +85,21 @@ class SnapshotStore(Snapshots):
         super().__init__(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if by_force:
-                (folder / "lock").unlink(missing_ok=True)  # the other keeps its lock, on a file without a name
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._hold = Hold(folder / LOCK, by_force=by_force)
         except OSError as e:
             msg = f"cannot keep snapshots in {folder}: {e}; give another state_dir (V2X_STATE_DIR)"
             raise ConfigError(msg) from e
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            self.close()
+        except HeldError as e:
             msg = f"another process fuses from {folder}; stop it, or give this one another state_dir or partitions"
             raise StoreHeldError(msg) from e
 
     def beat(self) -> bool:
-        """Show that we live; False where the lock of that name is ours no more."""
-        try:
-            ours, named = os.fstat(self._lock), (self.folder / "lock").stat()
-            os.utime(self._lock, ns=(ours.st_atime_ns, ours.st_mtime_ns + 1))
-        except OSError:
-            return False
-        return ours.st_ino == named.st_ino
+        """Show that we live; False where the snapshots are ours no more."""
+        return self._hold.beat()
 
     def close(self) -> None:
         """Let others have the folder."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._hold.close()
 
     def save(self, label: Label, blob: bytes) -> int:
         """Write a snapshot and drop the oldest; return the file's size."""

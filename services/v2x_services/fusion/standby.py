@@ -6,8 +6,7 @@
        │                                     │        (a snapshot of the other: forget up to its position)
        └────────── lock got ─────────────────┴─► taken over: what is not out yet is told, then as usual
 
-The lock of a partition's snapshots says who fuses it. It falls when its holder ends, however that ends; one that has
-not beaten for ``FROZEN_S`` loses it by force, and stops when it sees that. A clean stop leaves a snapshot exactly at
+The lock of a partition's snapshots says who fuses it (see ``hold``). A clean stop leaves a snapshot exactly at
 the last position that is out, so what is kept beyond it is told; after any other end the output topics say how far
 they are, as at every start. Partitions are taken in one order and only after those before them, so two processes that
 start at once do not share them.
@@ -32,11 +31,9 @@ from v2x_services.fusion.cores import Cores
 from v2x_services.fusion.snapshots import Label, Snapshots, SnapshotStore, StoreHeldError
 from v2x_services.fusion.stage import Core
 from v2x_services.fusion.tails import Position
+from v2x_services.hold import LOOK_S, Pulse
 
 log = structlog.get_logger("fusion")
-LOOK_S: Final = 0.02
-FROZEN_S: Final = 8.0  # without a beat, of which there is one a second
-_STOOD_S: Final = 2.0
 _PREPARE_S: Final = 1.0
 _KEPT_BYTES: Final = 64 << 20  # of a partition; beyond, it is begun anew at the next snapshot
 
@@ -46,14 +43,13 @@ class Follower:
     """One partition as far as we have followed it."""
 
     snapshots: Snapshots
+    pulse: Pulse
     label: Label | None = None
     core: Core | None = None  # None: not followed
     kept: deque[Output] = field(default_factory=deque)
     bytes: int = 0
     least: int = -1  # a snapshot up to here is of no use
     newest: int = -1  # position of the newest snapshot at the last look at the folder
-    beats: int = -1
-    heard: float = 0.0
 
     def limit(self) -> Position | None:
         """Return up to where everything is out and beyond which nothing is, if the last holder just said it."""
@@ -92,17 +88,14 @@ class Standby:
 
     def look(self, now: float) -> dict[TopicPartition, tuple[SnapshotStore, Follower]]:
         """Return partitions that are ours from now on, with their locks."""
-        stood_still, self._looked = now - self._looked > _STOOD_S, now
+        self._looked = now
         got: dict[TopicPartition, tuple[SnapshotStore, Follower]] = {}
-        for follower in self.waiting.values():
-            beats = follower.snapshots.beats()
-            if beats != follower.beats or stood_still:  # the other may have stood still with us
-                follower.beats, follower.heard = beats, now
+        frozen = {tp: follower.pulse.frozen(now) for tp, follower in self.waiting.items()}
         for tp, follower in self.waiting.items():
             if follower.core is None and not self._fit(follower.snapshots.label()):
                 break
             try:
-                got[tp] = self._open(tp, now - follower.heard > FROZEN_S), follower
+                got[tp] = self._open(tp, frozen[tp]), follower
             except StoreHeldError:
                 break
         for tp in got:
