@@ -50,9 +50,9 @@ class Stack:
         say: Say | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        """``workers``: fusion workers of a group (0: one process alone), ``standby``: of two, of which one stands by.
+        """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value).
 
-        ``extra``: more settings (name: value).
+        ``standby``: of fusion and of each ingest shard there are two processes, one of which stands by.
 
         ``kafka``, ``mosquitto``: brokers made in another way than usual, to be started and stopped here.
         """
@@ -85,9 +85,16 @@ class Stack:
         }
         self.env = {PREFIX + name.upper(): str(value) for name, value in settings.items() if value is not None}
         if standby and workers:
-            raise ConfigError("fusion workers share the partitions: with fusion_standby, fusion_workers must be 0")
+            raise ConfigError("fusion workers take over from each other: with standby, fusion_workers must be 0")
         fusions = [self._fusion("--standby", i) for i in (0, 1)] if standby else self.fusions(workers)
-        services = (*fusions, *self.ingests(shards), self._service("confirm", "confirm"))
+        ingests = self.ingests(shards)
+        if standby:
+            ingests = [
+                self._service(f"{name}-standby-{i}", "ingest", "--shard", f"{n}/{shards}", "--standby", str(i))
+                for n, name in enumerate(service.name for service in ingests)
+                for i in (0, 1)
+            ]
+        services = (*fusions, *ingests, self._service("confirm", "confirm"))
         self.services = {service.name: service for service in services}
 
     def ingests(self, count: int) -> list[Service]:

@@ -246,29 +246,48 @@ def rolling(w: World) -> None:
     w.lift("all are new")
 
 
-def restart_busiest(w: World) -> None:
-    """Stop the process that fuses cleanly; it comes back to stand by."""
-    name = _followed(w)
-    w.begin(f"clean restart of {name}, which fuses")
-    w.stack.restart(name)
-    w.facts["taken_over"] = w.busiest() != name
+def restart_with_standby(w: World) -> None:
+    """Stop the process of ingest that works, then that of fusion, cleanly; each comes back to stand by."""
+    names = _followed(w)
+    w.begin(f"clean restart of {names[0]}, then of {names[1]}, which work while others stand by")
+    w.stack.restart(names[0])
+    w.rest(3.0)
+    w.stack.restart(names[1])
+    w.lift("both are new")
+    w.facts["taken_over"] = sum(name != busy for name, busy in zip(names, _busy(w), strict=True))
 
 
-def kill_busiest(w: World) -> None:
-    """Kill -9 the process that fuses; it comes back to stand by."""
-    name = _followed(w)
-    w.kill(name)
-    w.facts["taken_over"] = w.busiest() != name
+def kill_with_standby(w: World) -> None:
+    """Kill -9 the processes of ingest and fusion that work; they come back to stand by."""
+    names = _followed(w)
+    w.kill(*names)
+    w.facts["taken_over"] = sum(name != busy for name, busy in zip(names, _busy(w), strict=True))
 
 
-def _followed(w: World) -> str:
-    """Return the process that fuses, once the other follows it in all its partitions."""
+def upgrade_with_standby(w: World) -> None:
+    """Fusion goes over to a build with another threshold: the one that stands by is of it, then the other stops."""
+    _, old = _followed(w)
+    build: Build = w.parts["build"]
+    new = next(name for name in w.stack.services if name.startswith("fusion") and name != old)
+    for name in (new, old):
+        w.stack.services[name].env = {**w.stack.services[name].env, **build.environment}
+    w.stack.restart(new)
+    w.begin(f"{old} is stopped, and goes over to {new}: a build whose {THRESHOLD[0]} has another {THRESHOLD[1]}")
+    w.stack.restart(old)
+
+
+def _followed(w: World) -> tuple[str, str]:
+    """Return the processes of ingest and fusion that work, once another one follows fusion in all its partitions."""
     deadline = time.monotonic() + _FOLLOW_S
     while w.sums().get("v2x_fusion_followed_partitions", 0.0) < len(INPUT_TOPICS) * w.stack.partitions:
         if time.monotonic() > deadline:
             raise BrokerError("the process that stands by does not follow all partitions")
         w.rest(0.2)
-    return w.busiest()
+    return _busy(w)
+
+
+def _busy(w: World) -> tuple[str, str]:
+    return w.busiest("ingest", "v2x_ingest_connected"), w.busiest()
 
 
 def outage_budget(w: World) -> None:
@@ -323,14 +342,7 @@ class Build:
 def make_build(folder: Path, zones: Path) -> Build:
     """Copy the pure core to ``folder``, with one threshold changed, and compile all that fusion needs."""
     shutil.copytree(Path(v2x.__file__).parent, folder / "v2x")
-    table = folder / "v2x" / "events" / "catalogue.py"
-    kind, name, times = THRESHOLD
-    text = table.read_text("utf-8")
-    found = re.search(rf'kind="{kind}".*?{name}=([\d_]+)', text, re.DOTALL)
-    if found is None:
-        raise BrokerError(f"the catalogue has no {name} of {kind} to change")
-    new = str(round(int(found[1].replace("_", "")) * times))
-    table.write_text(text[: found.start(1)] + new + text[found.end(1) :], "utf-8")
+    change_threshold(folder / "v2x")
     build = Build(folder, "")
     command = [sys.executable, "-c", _BUILD_PROGRAM, str(zones)]
     env = {**os.environ, **build.environment}
@@ -339,6 +351,19 @@ def make_build(folder: Path, zones: Path) -> Build:
     if done.returncode or not where.startswith(str(folder)):
         raise BrokerError(f"the other build does not run: {(done.stdout + done.stderr).strip()[-500:]}")
     return Build(folder, code)
+
+
+def change_threshold(core: Path) -> None:
+    """Change the threshold in a copy of the pure core; BrokerError if no table of rules has it."""
+    kind, name, times = THRESHOLD
+    for table in sorted((core / "events").glob("rules_*.py")):
+        text = table.read_text("utf-8")
+        found = re.search(rf'kind="{kind}".*?{name}=([\d_]+)', text, re.DOTALL)
+        if found is not None:
+            new = str(round(int(found[1].replace("_", "")) * times))
+            table.write_text(text[: found.start(1)] + new + text[found.end(1) :], "utf-8")
+            return
+    raise BrokerError(f"no table of rules has {name} of {kind} to change")
 
 
 def _place() -> tuple[float, float]:

@@ -36,7 +36,7 @@ class Setup:
     """How the system is set up for a row; else one process of each."""
 
     workers: int = 0  # of fusion, in a group
-    standby: bool = False  # a second fusion process stands by
+    standby: bool = False  # a second process of ingest and of fusion stands by
     cluster: bool = False  # three Kafka nodes
     network: bool = False  # proxies between the services and both brokers
     small_disk: str = ""  # the broker whose data is on one
@@ -106,8 +106,8 @@ def _moved(_world: World, figures: Figures) -> str:
     return f"partitions stood still for {figures.stall_fusion_s:g} s: they did not move while the worker slept"
 
 
-def _stands_by(w: World, _figures: Figures) -> str:
-    return "" if w.facts["taken_over"] else "the process that was hit fuses again: nobody stood by"
+def _stand_by(w: World, _figures: Figures) -> str:
+    return "" if w.facts["taken_over"] == 2 else "a process that was hit works again: nobody stood by"
 
 
 def _other_build(w: World, _figures: Figures) -> str:
@@ -233,17 +233,24 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     Row(
         "standby-restart",
-        "clean restart of fusion while a second process stands by",
-        faults.restart_busiest,
-        Expect(stall_fusion_s=1.0, more=_stands_by),
+        "clean restart of ingest, then of fusion, while others stand by",
+        faults.restart_with_standby,
+        Expect(stall_ingest_s=1.0, stall_fusion_s=1.0, more=_stand_by),
         _STANDBY,
     ),
     Row(
         "standby-kill",
-        "kill -9 of fusion while a second process stands by",
-        faults.kill_busiest,
-        Expect(stall_fusion_s=1.5, more=_stands_by),
+        "kill -9 of ingest and fusion at once, while others stand by",
+        faults.kill_with_standby,
+        Expect(stall_ingest_s=1.5, stall_fusion_s=1.5, more=_stand_by),
         _STANDBY,
+    ),
+    Row(
+        "standby-upgrade",
+        "fusion replaced by a build with another threshold, which stood by",
+        faults.upgrade_with_standby,
+        Expect(quiet=False, stall_fusion_s=2.0, more=_other_build),
+        Setup(standby=True, build=True),
     ),
     Row(
         "outage-budget",
