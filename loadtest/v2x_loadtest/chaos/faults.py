@@ -264,6 +264,17 @@ def kill_with_standby(w: World) -> None:
     w.facts["taken_over"] = sum(name != busy for name, busy in zip(names, _busy(w), strict=True))
 
 
+def freeze_with_standby(w: World) -> None:
+    """SIGSTOP the processes of ingest and fusion that work until others have taken over; then they wake up."""
+    names = _followed(w)
+    w.begin(f"{names[0]} and {names[1]}, which work, are SIGSTOPped for {STALE_S:g} s")
+    with w.stopped(*names):
+        w.rest(STALE_S)
+    w.lift("they wake up")
+    w.rest(3.0)  # they see it, and end
+    w.facts["taken_over"] = sum(name != busy for name, busy in zip(names, _busy(w), strict=True))
+
+
 def upgrade_with_standby(w: World) -> None:
     """Fusion goes over to a build with another threshold: the one that stands by is of it, then the other stops."""
     _, old = _followed(w)

@@ -246,6 +246,13 @@ ROWS: Final[tuple[Row, ...]] = (
         _STANDBY,
     ),
     Row(
+        "standby-freeze",
+        "ingest and fusion SIGSTOPped for 15 s, while others stand by; then they wake up",
+        faults.freeze_with_standby,
+        Expect(stall_ingest_s=11.0, stall_fusion_s=11.0, more=_stand_by),
+        _STANDBY,
+    ),
+    Row(
         "standby-upgrade",
         "fusion replaced by a build with another threshold, which stood by",
         faults.upgrade_with_standby,
