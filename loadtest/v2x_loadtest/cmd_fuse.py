@@ -28,6 +28,10 @@ def fuse(
     workers: Annotated[
         int | None, typer.Option(min=1, max=64, help="Run so many workers, and start again those that die.")
     ] = None,
+    standby: Annotated[
+        int | None,
+        typer.Option(min=0, max=63, help="Fuse or stand by, as this number of several that do."),
+    ] = None,
     accept_other_version: Annotated[
         bool, typer.Option("--accept-other-version", help="Go on from an unclean snapshot of another version.")
     ] = False,
@@ -36,6 +40,9 @@ def fuse(
 
     One process fuses all partitions, or those named. With --worker, any number of them share the partitions by a
     consumer group and may come, go and die at any time; their --state-dir must be one folder.
+
+    With --standby, the first of several processes with one --state-dir fuses; the others follow it and keep the state
+    without a word. When it stops or dies, one of them goes on within a second: start it again, and it stands by.
     """
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
@@ -54,6 +61,8 @@ def fuse(
         fusion_metrics_port=metrics_port,
         accept_other_version=accept_other_version or None,
     )
+    if standby is not None and (worker is not None or workers is not None):
+        raise ConfigError("give --standby (one fuses all) or --worker(s) (they share the partitions), not both")
     if workers is not None:
         if worker is not None:
             raise ConfigError("give --worker (be this one) or --workers (run so many), not both")
@@ -65,7 +74,7 @@ def fuse(
         stop = asyncio.Event()
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-        await fusion.run(settings, stop, worker=worker)
+        await fusion.run(settings, stop, worker=worker, standby=standby)
 
     uvloop.run(run())
 

@@ -41,7 +41,8 @@ def up(
 ) -> None:
     """Start brokers, topics, ingest, fusion and confirm; restart what dies; Ctrl-C stops all cleanly.
 
-    The settings ingest_shards and fusion_workers give each several processes.
+    The settings ingest_shards and fusion_workers give each several processes, standby a second one that takes
+    over when the first stops or dies.
     Kafka listens on 9092 and MQTT on 1883 of the loopback, unless the settings say that they run elsewhere.
     """
     s = Settings.load(config, kafka_bootstrap=kafka, partitions=partitions, zones_path=zones)
@@ -58,6 +59,7 @@ def up(
         partitions=s.partitions,
         shards=s.ingest_shards,
         workers=s.fusion_workers,
+        standby=s.standby,
         kafka_bootstrap=s.kafka_bootstrap if origin["kafka_bootstrap"] != "default" else None,
         mqtt=given_mqtt,
         kafka_port=0 if free_ports else 9092,

@@ -118,7 +118,7 @@ class Keeper:
             if code is None:
                 return
             attempt = 0 if time.monotonic() - began > _SETTLED_S else attempt
-            wait = _BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)]
+            wait = _BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)] if code or attempt else 0.0  # as asked: no fault
             how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
             self._say("up", f"{process.name} {how}, starting it again in {wait} s")
             if let_go.wait(wait):
@@ -144,5 +144,5 @@ def _wait(process: Process, let_go: threading.Event) -> int | None:
         code = child.poll() if child is not None else 1
         if code is not None:
             return code
-        let_go.wait(0.05)
+        let_go.wait(0.02)
     return None

@@ -37,6 +37,7 @@ class Stack:
         partitions: int = 8,
         shards: int = 1,
         workers: int = 0,
+        standby: bool = False,
         replication: int = 1,
         kafka_bootstrap: str | None = None,
         mqtt: tuple[str, int] | None = None,
@@ -50,6 +51,8 @@ class Stack:
         extra: Mapping[str, object] | None = None,
     ) -> None:
         """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value).
+
+        ``standby``: of fusion and of each ingest shard there are two processes, one of which stands by.
 
         ``kafka``, ``mosquitto``: brokers made in another way than usual, to be started and stopped here.
         """
@@ -81,7 +84,17 @@ class Stack:
             **(extra or {}),
         }
         self.env = {PREFIX + name.upper(): str(value) for name, value in settings.items() if value is not None}
-        services = (*self.fusions(workers), *self.ingests(shards), self._service("confirm", "confirm"))
+        if standby and workers:
+            raise ConfigError("fusion workers take over from each other: with standby, fusion_workers must be 0")
+        fusions = [self._fusion("--standby", i) for i in (0, 1)] if standby else self.fusions(workers)
+        ingests = self.ingests(shards)
+        if standby:
+            ingests = [
+                self._service(f"{name}-standby-{i}", "ingest", "--shard", f"{n}/{shards}", "--standby", str(i))
+                for n, name in enumerate(service.name for service in ingests)
+                for i in (0, 1)
+            ]
+        services = (*fusions, *ingests, self._service("confirm", "confirm"))
         self.services = {service.name: service for service in services}
 
     def ingests(self, count: int) -> list[Service]:
@@ -92,7 +105,10 @@ class Stack:
         """Return fusion workers from number ``first`` on, not started; the one that works alone if 0 are asked for."""
         if not count:
             return [self._service("fusion", "fuse")]
-        return [self._service(f"fusion-{i}", "fuse", "--worker", str(i)) for i in range(first, first + count)]
+        return [self._fusion("--worker", i) for i in range(first, first + count)]
+
+    def _fusion(self, how: str, number: int) -> Service:
+        return self._service(f"fusion-{number}", "fuse", how, str(number))
 
     def _service(self, name: str, *args: str) -> Service:
         return Service(name, list(args), self.run_dir, self.env, self._say)

@@ -23,6 +23,10 @@ def ingest(
     leave: Annotated[
         bool, typer.Option("--leave", help="Empty and end the MQTT sessions that this shard left behind, then exit.")
     ] = False,
+    standby: Annotated[
+        int | None,
+        typer.Option(min=0, max=63, help="Work or stand by, as this number of several that do."),
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0: any free one.")] = None,
 ) -> None:
     """Take messages from MQTT, check them and write them to Kafka until SIGTERM or Ctrl-C, which stop it cleanly.
@@ -30,6 +34,9 @@ def ingest(
     Several processes share the devices with --shard 0/2 and --shard 1/2. To go from one number of shards to another:
     start the new set, stop the old one when all of the new are ready, then end each old one with --leave
     (docs/operations.md).
+
+    With --standby, the first of several processes of a shard with one --state-dir works; the others have all loaded and
+    wait. When it stops or dies, one of them takes over its MQTT sessions: start it again, and it stands by.
     """
     import asyncio  # noqa: PLC0415 - `v2x --help` must be quick
     import signal  # noqa: PLC0415
@@ -56,6 +63,8 @@ def ingest(
     if shard is None and settings.ingest_shards > 1:
         n = settings.ingest_shards
         raise ConfigError(f"ingest_shards is {n}: say which one this is, --shard 0/{n} to {n - 1}/{n}")
+    if leave and standby is not None:
+        raise ConfigError("give --leave or --standby, not both")
     place = Shard.parse(shard or "0/1")
     log.setup("ingest", settings.log_format, settings.log_level)
 
@@ -63,6 +72,6 @@ def ingest(
         stop = asyncio.Event()
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-        await app.run(settings, place, stop, leaving=leave)
+        await app.run(settings, place, stop, leaving=leave, standby=standby)
 
     uvloop.run(run())

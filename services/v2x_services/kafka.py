@@ -28,7 +28,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError, RequestTimedOutError
 from v2x.errors import BrokerError
 
 from v2x_services.lanes import Chunk, Lane, Lanes, SinkCounters, count, tokens_of
@@ -248,7 +248,7 @@ class KafkaSink:
                 self._told.append((lane.topic, lane.flight))
                 lane.flight = lane.batch = None
             elif error.retriable:
-                stale |= error.invalid_metadata
+                stale |= error.invalid_metadata or isinstance(error, RequestTimedOutError)
                 self._again(lane, error)
             else:
                 self._failed(producer, lane, error)
@@ -259,9 +259,10 @@ class KafkaSink:
         if self._broken:
             if not self._busy:
                 self._group.create_task(self._renew(producer))
-        elif stale:
+            return
+        if stale:
             self._group.create_task(self._ask_who_leads(producer))
-        elif self._lanes.dirty and self._timer is None:
+        if self._lanes.dirty and self._timer is None:  # does not wait for who leads: that may take longer than a retry
             self._schedule()
 
     def _take(self, producer: Producer, lane: Lane) -> Batch:

@@ -148,6 +148,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     Metric("v2x_fusion_snapshot_seconds", _H, "seconds", ("topic",), "Time to make and write a snapshot"),
     Metric("v2x_fusion_snapshot_bytes", _H, "bytes", ("topic",), "Size of a snapshot", BYTES),
     Metric("v2x_fusion_tracks", _G, "tracks", ("partition",), "Tracks alive"),
+    Metric("v2x_fusion_followed_partitions", _G, "partitions", (), "Another process's, followed to be taken over"),
     Metric("v2x_fusion_faults_total", _C, "faults", ("kind",), "Faults of the consumer that were survived"),
     # confirm
     Metric("v2x_confirm_records_total", _C, "records", ("topic",), "Records taken from Kafka by this process"),

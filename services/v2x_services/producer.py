@@ -9,6 +9,7 @@ producer ids and error codes are those of aiokafka's client. What holds (KIP-98,
   under way, so a batch that is sent again, with the numbers it had, is never overtaken; the broker drops repeats.
 * A batch that the broker has refused has not used its numbers: ``give_back``.
 * After any other fault the numbers are in doubt: ``renew`` takes a new producer id.
+* A connection without an answer for long (``patience``) is dead; one that was silent is not trusted but opened anew.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.structs import TopicPartition
 
 from v2x_codecs.recordbatch import HEAD, seal
+from v2x_services.patience import Patience, drop_connections
 
 _ALL: Final = -1  # acks: of all replicas in sync
 _WRAP: Final = 1 << 31
@@ -47,7 +49,10 @@ _VERSION: Final = 7  # brokers from 2.1 on
 _FRAME: Final = struct.Struct(">ihhih")  # length, api key, version, number, length of the client's name
 _LENGTH: Final = struct.Struct(">i")
 _NUMBER_AT: Final = 8
-_CONNECT_S: Final = 5.0
+_CONNECT_S: Final = 3.0
+_METADATA_MS: Final = 5_000
+_SILENT_S: Final = 2.0
+_LATE_S: Final = 0.5  # a timer that is later than this: we stood still, and an answer may wait unread
 _GRACE_S: Final = 5.0  # the broker's own time-out comes first
 _HEAD: Final = struct.Struct(">hhii")  # no transactional id, acks, time-out, number of topics
 _PARTITION: Final = struct.Struct(">ii")  # number, bytes of its batch
@@ -80,13 +85,17 @@ class Producer:
 
     def __init__(self, bootstrap: str, client_id: str, request_timeout_ms: int) -> None:
         self._client: Any = AIOKafkaClient(
-            bootstrap_servers=bootstrap, client_id=client_id, request_timeout_ms=request_timeout_ms, retry_backoff_ms=50
+            bootstrap_servers=bootstrap,
+            client_id=client_id,
+            request_timeout_ms=min(request_timeout_ms, _METADATA_MS),
+            retry_backoff_ms=50,
         )
         self._timeout_ms = request_timeout_ms
         self._id = (-1, -1)
         self._next: dict[tuple[str, int], int] = {}
         self._name = client_id.encode()
         self._links: dict[int, _Link] = {}
+        self._patience: dict[int, Patience] = {}
         self._leaders: dict[tuple[str, int], int] = {}
 
     async def start(self) -> None:
@@ -130,8 +139,8 @@ class Producer:
 
     async def refresh(self) -> None:
         """Ask again who leads what."""
-        self._leaders.clear()
         await self._client.force_metadata_update()
+        self._leaders.clear()  # not before: what is sent meanwhile would bring back what we know
 
     def batch(self, topic: str, partition: int, parts: list[bytes | memoryview], records: int) -> Batch:
         """Return a batch with the next sequence numbers of its partition."""
@@ -145,16 +154,19 @@ class Producer:
         self._next[batch.topic, batch.partition] = batch.first
 
     def ready(self, node: int) -> bool:
-        """Say whether there is a connection to a broker."""
+        """Say whether there is a connection to a broker that can be trusted; else ``connect``."""
         link = self._links.get(node)
-        return link is not None and link.transport is not None
+        return link is not None and link.transport is not None and not link.silent()
 
     async def connect(self, node: int) -> None:
         """Connect to a broker; KafkaError where that fails."""
         broker = self._client.cluster.broker_metadata(node)
         if broker is None:
             raise NodeNotReadyError(f"broker {node} is not in the metadata")
-        link = _Link(self._timeout_ms / 1000 + _GRACE_S)
+        if (old := self._links.get(node)) is not None:
+            old.close()
+        patience = self._patience.setdefault(node, Patience(self._timeout_ms / 1000 + _GRACE_S))
+        link = _Link(patience)
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await asyncio.get_running_loop().create_connection(lambda: link, broker.host, broker.port)
@@ -167,6 +179,7 @@ class Producer:
 
         def answered(codes: dict[tuple[str, int], int] | int | KafkaError) -> None:
             if isinstance(codes, KafkaError):
+                drop_connections(self._client, node)  # else the way to the new one begins with a wait for the old one
                 done([codes] * len(batches))
                 return
             if codes == len(batches):
@@ -209,14 +222,19 @@ class Producer:
 class _Link(asyncio.Protocol):
     """A connection for produce requests. They are answered in order (Kafka's protocol guide, network)."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, patience: Patience) -> None:
         self.transport: asyncio.Transport | None = None
-        self._timeout_s = timeout_s
-        self._waiting: deque[tuple[int, Answered, float]] = deque()  # number, whom to tell, until when to wait
+        self._patience = patience
+        self._waiting: deque[tuple[int, Answered, float]] = deque()  # number, whom to tell, when it was sent
         self._timer: asyncio.TimerHandle | None = None  # one for all: at the time-out of a request that waited once
         self._number = 0
         self._data = b""
         self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+
+    def silent(self) -> bool:
+        """Say whether it has carried nothing for so long that the other end may have gone."""
+        return not self._waiting and self._loop.time() - self._heard > _SILENT_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be ready."""
@@ -228,15 +246,16 @@ class _Link(asyncio.Protocol):
         self._number = (self._number + 1) % _WRAP
         _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
         _LENGTH.pack_into(frame, _NUMBER_AT, self._number)
-        self._waiting.append((self._number, answered, self._loop.time() + self._timeout_s))
+        self._waiting.append((self._number, answered, self._loop.time()))
         if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout_s, self._look)
+            self._look_in(self._patience.seconds)
         self.transport.write(frame)
 
     def data_received(self, data: bytes) -> None:
         """Take whole answers."""
         data = self._data + data if self._data else data
-        at = 0
+        at, now = 0, self._loop.time()
+        self._heard = now
         while len(data) - at >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(data, at)
             end = at + _LENGTH.size + size
@@ -245,7 +264,8 @@ class _Link(asyncio.Protocol):
             if not self._waiting or _LENGTH.unpack_from(data, at + _LENGTH.size)[0] != self._waiting[0][0]:
                 self._over(CorrelationIdError("the broker answers what was not asked"))
                 return
-            _, answered, _ = self._waiting.popleft()
+            _, answered, sent = self._waiting.popleft()
+            self._patience.answered(now - sent)
             begin = at + 2 * _LENGTH.size
             n = _written(np.frombuffer(data, np.uint8), begin, end)
             answered(n if n >= 0 else _codes(data, begin))
@@ -256,14 +276,19 @@ class _Link(asyncio.Protocol):
         """Tell whoever waits for an answer."""
         self._over(KafkaConnectionError(f"connection to the broker lost: {exc or 'it closed'}"))
 
-    def _look(self) -> None:
+    def _look_in(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._look, self._loop.time() + seconds)
+
+    def _look(self, due: float) -> None:
         """Give up the connection if a request waits for too long."""
         self._timer = None
         if self._waiting:
-            left = self._waiting[0][2] - self._loop.time()
-            if left > 0:
-                self._timer = self._loop.call_later(left, self._look)
+            now = self._loop.time()
+            left = self._waiting[0][2] + self._patience.seconds - now
+            if left > 0 or now - due > _LATE_S:
+                self._look_in(left if left > 0 else _LATE_S / 2)
             else:
+                self._patience.in_vain()
                 self._over(RequestTimedOutError())
 
     def _over(self, error: KafkaError) -> None:

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     fusion_workers: int = Field(
         0, ge=0, le=64, description="Fusion workers of v2x up that share partitions; 0: one alone"
     )
+    standby: bool = Field(False, description="A second process of ingest and fusion of v2x up stands by")
     fusion_group: str = Field(
         "v2x-fusion", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Consumer group of the workers"
     )

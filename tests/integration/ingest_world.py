@@ -208,10 +208,10 @@ def settings(bootstrap: str, mqtt_port: int, folder: Path, **more: Any) -> Setti
 
 
 @asynccontextmanager
-async def running(made: Settings, shard: str = "0/1") -> AsyncIterator[Running]:
+async def running(made: Settings, shard: str = "0/1", *, standing_by: bool = False) -> AsyncIterator[Running]:
     """Run ingest until the block ends; ready when it begins."""
     metrics = Metrics("ingest")
-    world = Running(Ingest(made, metrics, Shard.parse(shard)), metrics)
+    world = Running(Ingest(made, metrics, Shard.parse(shard), standing_by=standing_by), metrics)
     task = asyncio.create_task(world.ingest.run(world.stop))
     try:
         async with asyncio.timeout(30):

@@ -144,7 +144,7 @@ async def test_a_lost_state_folder_is_replayed_from_the_beginning_and_suppressed
 
 
 async def test_kill_9_again_and_again(world: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.integration.toy_core", world, str(tmp_path)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.integration.toy_core", world, str(tmp_path), "alone"]
     feeding = asyncio.create_task(feed(world))
     try:
         for _ in range(4):
@@ -169,14 +169,14 @@ async def test_kill_9_again_and_again(world: str, tmp_path: Path) -> None:
     await verdict(world)
 
 
-async def feed(bootstrap: str) -> None:
-    """Write 20 records each 10 ms until cancelled."""
+async def feed(bootstrap: str, records: int = 20) -> None:
+    """Write some records each 10 ms until cancelled."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True)
     await producer.start()
     try:
         i = 0
         while True:
-            for _ in range(20):
+            for _ in range(records):
                 await producer.send(OBSERVATIONS, b"record %d" % i, b"k", i % WORLD_PARTITIONS)
                 i += 1
             await asyncio.sleep(0.01)

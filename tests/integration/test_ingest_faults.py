@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 import uuid
 from collections.abc import Callable
@@ -233,3 +234,24 @@ async def test_a_producer_broken_for_good_is_replaced(world: str) -> None:
         assert [int(r.value) for r in await w.read(p)] == list(range(p, 200, 3))
     assert w.sink.last_error is None
     await w.sink.stop()
+
+
+async def test_one_that_stands_by_takes_over(world: str, mosquitto: Mosquitto, tmp_path: Path) -> None:
+    s = settings(world, mosquitto.port, tmp_path)
+    async with running(s, standing_by=True) as first, running(s, standing_by=True) as second:
+        async with Publisher(mosquitto.port, "pub") as pub:
+            traffic = Traffic(pub)
+            await asyncio.sleep(0.5)
+            assert first.count("v2x_ingest_received_total") > 100
+            assert second.count("v2x_ingest_received_total") == 0
+            first.stop.set()
+            stopped = time.monotonic()
+            async with asyncio.timeout(5):
+                while not second.count("v2x_ingest_forwarded_total"):  # noqa: ASYNC110 - counters tell nobody
+                    await asyncio.sleep(0.01)
+            took = time.monotonic() - stopped
+            await asyncio.sleep(0.5)
+            acknowledged = await traffic.end()
+        await eventually_none_lost(world, acknowledged)
+        assert second.balanced()
+    assert took < 1.0

@@ -102,21 +102,28 @@ class ToyCores:
         return ToyCore(topic, partition).load(blob)
 
 
-async def run(settings: Settings, stop: asyncio.Event, config: str = "toy", worker: int | None = None) -> Metrics:
+async def run(
+    settings: Settings,
+    stop: asyncio.Event,
+    config: str = "toy",
+    worker: int | None = None,
+    *,
+    standing_by: bool = False,
+) -> Metrics:
     """Run the service on toy cores, as a worker of the group if it has a number."""
     metrics = Metrics("fusion", "test")
     sink = KafkaSink(settings.kafka_bootstrap, (TRACKS, EVENTS, LINKS, OBSERVATIONS), client_id="toy")
     members = None if worker is None else membership(settings, worker)
-    await Fusion(settings, ToyCores(config), sink, metrics, members).run(stop)
+    await Fusion(settings, ToyCores(config), sink, metrics, members, standing_by=standing_by).run(stop)
     return metrics
 
 
 async def _main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    bootstrap, folder, *worker = sys.argv[1:]
+    bootstrap, folder, how = sys.argv[1:]  # how: a worker's number, "standby", or "alone"
     s = Settings.load(kafka_bootstrap=bootstrap, state_dir=folder, snapshot_s=0.2, fetch_records=20)
-    await run(s, stop, worker=int(worker[0]) if worker else None)
+    await run(s, stop, worker=int(how) if how.isdecimal() else None, standing_by=how == "standby")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import v2x
 from v2x.audit import EventCheck, PositionCheck, Sightings, Stream, settle
-from v2x.errors import ConfigError
+from v2x.errors import BrokerError, ConfigError
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.log import Log
 from v2x_loadtest.audit.quiet import Quiet, _set_against
 from v2x_loadtest.audit.verdict import Verdict
-from v2x_loadtest.chaos import soak
+from v2x_loadtest.chaos import faults, soak
 from v2x_loadtest.chaos.clock import Clock
 from v2x_loadtest.chaos.crowd import COPY_RATE, copies_for
 from v2x_loadtest.chaos.figures import Figures, count, excuse, limit_ms, recovery, set_right
@@ -317,3 +318,17 @@ def test_growth_is_found_and_a_restart_is_none() -> None:
     report = soak.SoakReport(GOOD, samples=leak, grown_mb=soak.grown(leak))
     assert soak.wrong(report) == ["ingest has grown by 60 MB"]
     assert "<svg" in soak.plot(report)
+
+
+def test_the_other_build_has_another_threshold(tmp_path: Path) -> None:
+    before = Path(v2x.__file__).parent
+    shutil.copytree(before / "events", tmp_path / "events")
+    faults.change_threshold(tmp_path)
+    differ = [
+        p.name
+        for p in (tmp_path / "events").glob("*.py")
+        if p.read_bytes() != (before / "events" / p.name).read_bytes()
+    ]
+    assert differ == ["rules_tracks.py"]
+    with pytest.raises(BrokerError):
+        faults.change_threshold(before / "fusion")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v2x_services.lanes import Chunk, tokens_of
+from v2x_services.patience import Patience
 from v2x_services.ports import NO_TOKEN
 from v2x_services.producer import _codes, _Link, _written
 
@@ -62,7 +63,7 @@ class Transport:
 
 
 async def test_each_request_has_its_own_time_and_the_first_that_is_over_ends_them_all() -> None:
-    link, transport = _Link(0.2), Transport()
+    link, transport = _Link(Patience(0.2)), Transport()
     link.connection_made(cast("asyncio.Transport", transport))
     said: list[Any] = []
     link.send(bytearray(20), said.append)

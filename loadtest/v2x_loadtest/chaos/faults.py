@@ -34,6 +34,7 @@ from v2x_loadtest.chaos.parts import Cluster, SmallDisk
 from v2x_loadtest.chaos.tunnel import Tunnel
 from v2x_loadtest.chaos.world import World
 from v2x_loadtest.scene import load_scene
+from v2x_services.fusion.cores import INPUT_TOPICS
 from v2x_services.fusion.snapshots import SnapshotStore
 
 HOUR_S: Final = 3600
@@ -42,6 +43,7 @@ _BESIDE_S: Final = 10.0  # that floods and rubbish last
 _NET_S: Final = 10.0
 _FULL_S: Final = 8.0
 STALE_S: Final = 15.0
+_FOLLOW_S: Final = 30.0
 _BUILD_PROGRAM: Final = """
 import sys, v2x
 from v2x_services.fusion.domain import DomainCores
@@ -236,6 +238,61 @@ def rolling(w: World) -> None:
     w.lift("all are new")
 
 
+def restart_with_standby(w: World) -> None:
+    """Stop the process of ingest that works, then that of fusion, cleanly; each comes back to stand by."""
+    names = _followed(w)
+    w.begin(f"clean restart of {names[0]}, then of {names[1]}, which work while others stand by")
+    w.stack.restart(names[0])
+    w.rest(3.0)
+    w.stack.restart(names[1])
+    w.lift("both are new")
+    w.facts["taken_over"] = sum(name != busy for name, busy in zip(names, _busy(w), strict=True))
+
+
+def kill_with_standby(w: World) -> None:
+    """Kill -9 the processes of ingest and fusion that work; they come back to stand by."""
+    names = _followed(w)
+    w.kill(*names)
+    w.facts["taken_over"] = sum(name != busy for name, busy in zip(names, _busy(w), strict=True))
+
+
+def freeze_with_standby(w: World) -> None:
+    """SIGSTOP the processes of ingest and fusion that work until others have taken over; then they wake up."""
+    names = _followed(w)
+    w.begin(f"{names[0]} and {names[1]}, which work, are SIGSTOPped for {STALE_S:g} s")
+    with w.stopped(*names):
+        w.rest(STALE_S)
+    w.lift("they wake up")
+    w.rest(3.0)  # they see it, and end
+    w.facts["taken_over"] = sum(name != busy for name, busy in zip(names, _busy(w), strict=True))
+
+
+def upgrade_with_standby(w: World) -> None:
+    """Fusion goes over to a build with another threshold: the one that stands by is of it, then the other stops."""
+    _, old = _followed(w)
+    build: Build = w.parts["build"]
+    new = next(name for name in w.stack.services if name.startswith("fusion") and name != old)
+    for name in (new, old):
+        w.stack.services[name].env = {**w.stack.services[name].env, **build.environment}
+    w.stack.restart(new)
+    w.begin(f"{old} is stopped, and goes over to {new}: a build whose {THRESHOLD[0]} has another {THRESHOLD[1]}")
+    w.stack.restart(old)
+
+
+def _followed(w: World) -> tuple[str, str]:
+    """Return the processes of ingest and fusion that work, once another one follows fusion in all its partitions."""
+    deadline = time.monotonic() + _FOLLOW_S
+    while w.sums().get("v2x_fusion_followed_partitions", 0.0) < len(INPUT_TOPICS) * w.stack.partitions:
+        if time.monotonic() > deadline:
+            raise BrokerError("the process that stands by does not follow all partitions")
+        w.rest(0.2)
+    return _busy(w)
+
+
+def _busy(w: World) -> tuple[str, str]:
+    return w.busiest("ingest", "v2x_ingest_connected"), w.busiest()
+
+
 def outage_budget(w: World) -> None:
     """Ingest stays away for half as long again as it says that it may."""
     w.rest(11.0)  # the metric is of the last seconds
@@ -288,14 +345,7 @@ class Build:
 def make_build(folder: Path, zones: Path) -> Build:
     """Copy the pure core to ``folder``, with one threshold changed, and compile all that fusion needs."""
     shutil.copytree(Path(v2x.__file__).parent, folder / "v2x")
-    table = folder / "v2x" / "events" / "catalogue.py"
-    kind, name, times = THRESHOLD
-    text = table.read_text("utf-8")
-    found = re.search(rf'kind="{kind}".*?{name}=([\d_]+)', text, re.DOTALL)
-    if found is None:
-        raise BrokerError(f"the catalogue has no {name} of {kind} to change")
-    new = str(round(int(found[1].replace("_", "")) * times))
-    table.write_text(text[: found.start(1)] + new + text[found.end(1) :], "utf-8")
+    change_threshold(folder / "v2x")
     build = Build(folder, "")
     command = [sys.executable, "-c", _BUILD_PROGRAM, str(zones)]
     env = {**os.environ, **build.environment}
@@ -304,6 +354,19 @@ def make_build(folder: Path, zones: Path) -> Build:
     if done.returncode or not where.startswith(str(folder)):
         raise BrokerError(f"the other build does not run: {(done.stdout + done.stderr).strip()[-500:]}")
     return Build(folder, code)
+
+
+def change_threshold(core: Path) -> None:
+    """Change the threshold in a copy of the pure core; BrokerError if no table of rules has it."""
+    kind, name, times = THRESHOLD
+    for table in sorted((core / "events").glob("rules_*.py")):
+        text = table.read_text("utf-8")
+        found = re.search(rf'kind="{kind}".*?{name}=([\d_]+)', text, re.DOTALL)
+        if found is not None:
+            new = str(round(int(found[1].replace("_", "")) * times))
+            table.write_text(text[: found.start(1)] + new + text[found.end(1) :], "utf-8")
+            return
+    raise BrokerError(f"no table of rules has {name} of {kind} to change")
 
 
 def _place() -> tuple[float, float]:

@@ -129,6 +129,7 @@ def world_for(row: Row, options: ChaosOptions, folder: Path, say: Say) -> Iterat
             zones,
             partitions=PARTITIONS,
             workers=row.setup.workers,
+            standby=row.setup.standby,
             say=lambda who, line: say(f"{who}: {line}") if who == "up" and " made with " not in line else None,
             **how,
         )

@@ -19,7 +19,6 @@ BROKER_S: Final = 15.0
 LONG_OUTAGE_S: Final = 20.0
 FREEZE_S: Final = 30.0
 OUTAGE_S: Final = 60.0
-HALF_OPEN_S: Final = 20.0  # requests to Kafka time out after 10 s and 5 s of grace, pings to MQTT after 8 to 12 s
 BUDGET_ERROR: Final = 0.1
 BUSY_MS: Final = 3 * AIM_MS  # p99 before the fault; above, recovery says nothing
 SEE_CONFIRM: Final = "see confirm"
@@ -38,6 +37,7 @@ class Setup:
     """How the system is set up for a row; else one process of each."""
 
     workers: int = 0  # of fusion, in a group
+    standby: bool = False  # a second process of ingest and of fusion stands by
     cluster: bool = False  # three Kafka nodes
     network: bool = False  # a tunnel between the services and both brokers
     small_disk: str = ""  # the broker whose data is on one
@@ -107,12 +107,17 @@ def _moved(_world: World, figures: Figures) -> str:
     return f"partitions stood still for {figures.stall_fusion_s:g} s: they did not move while the worker slept"
 
 
+def _stand_by(w: World, _figures: Figures) -> str:
+    return "" if w.facts["taken_over"] == 2 else "a process that was hit works again: nobody stood by"
+
+
 def _other_build(w: World, _figures: Figures) -> str:
     return faults.wrong_build(w)
 
 
 _BROKER: Final = Expect(BROKER_S)
 _TWO: Final = Setup(workers=2)
+_STANDBY: Final = Setup(standby=True)
 _NETWORK: Final = Setup(network=True)
 
 ROWS: Final[tuple[Row, ...]] = (
@@ -165,7 +170,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "half-open",
         "half-open TCP: all connections dead without a word",
         faults.half_open,
-        Expect(HALF_OPEN_S),
+        _BROKER,
         _NETWORK,
         Tunnel.why_not,
     ),
@@ -230,6 +235,34 @@ ROWS: Final[tuple[Row, ...]] = (
         faults.stale_worker,
         Expect(more=_moved),
         _TWO,
+    ),
+    Row(
+        "standby-restart",
+        "clean restart of ingest, then of fusion, while others stand by",
+        faults.restart_with_standby,
+        Expect(stall_ingest_s=1.0, stall_fusion_s=1.0, more=_stand_by),
+        _STANDBY,
+    ),
+    Row(
+        "standby-kill",
+        "kill -9 of ingest and fusion at once, while others stand by",
+        faults.kill_with_standby,
+        Expect(stall_ingest_s=1.5, stall_fusion_s=1.5, more=_stand_by),
+        _STANDBY,
+    ),
+    Row(
+        "standby-freeze",
+        "ingest and fusion SIGSTOPped for 15 s, while others stand by; then they wake up",
+        faults.freeze_with_standby,
+        Expect(stall_ingest_s=11.0, stall_fusion_s=11.0, more=_stand_by),
+        _STANDBY,
+    ),
+    Row(
+        "standby-upgrade",
+        "fusion replaced by a build with another threshold, which stood by",
+        faults.upgrade_with_standby,
+        Expect(quiet=False, stall_fusion_s=2.0, more=_other_build),
+        Setup(standby=True, build=True),
     ),
     Row(
         "outage-budget",

@@ -123,10 +123,10 @@ class World:
         """Return the sum over all series and services of each metric."""
         return sums(self.metrics().splitlines())
 
-    def busiest(self) -> str:
-        """Return the fusion worker that has the most tracks now."""
-        names = [name for name in self.stack.services if name.startswith("fusion")]
-        return max(names, key=lambda name: sums(self.metrics(name).splitlines()).get("v2x_fusion_tracks", 0.0))
+    def busiest(self, kind: str = "fusion", metric: str = "v2x_fusion_tracks") -> str:
+        """Return the process of a kind that has the most of a metric now: the fusion worker with the most tracks."""
+        names = [name for name in self.stack.services if name.startswith(kind)]
+        return max(names, key=lambda name: sums(self.metrics(name).splitlines()).get(metric, 0.0))
 
     def dropped(self) -> int:
         """Return how many messages ingest has dropped and counted; those that its other session has are none."""

@@ -34,7 +34,7 @@ def run_fusion_schedule(seed: int) -> Outcome:
 
 
 async def _play(world: FusionWorld) -> None:
-    coordinator = asyncio.ensure_future(world.coordinate())
+    beside = [asyncio.ensure_future(world.coordinate()), asyncio.ensure_future(world.keep())]
     for worker in world.workers:
         world.start(worker)
     await asyncio.gather(world.append(), world.suffer())
@@ -43,7 +43,8 @@ async def _play(world: FusionWorld) -> None:
         await asyncio.sleep(_LOOK_S)
     for failure in world.failed():
         world.wrong(failure)
-    coordinator.cancel()
+    for task in beside:
+        task.cancel()
     expected, found = world.expected(), world.found()
     for key in sorted(expected.keys() - found.keys())[:5]:
         world.wrong(f"no output at {key}")

@@ -1,4 +1,4 @@
-"""Fusion workers that share partitions, on a virtual clock: they are killed, frozen, stopped and started again.
+"""Fusion workers that share partitions or stand by for each other, killed, frozen and stopped on a virtual clock.
 
 The service is the real one, with its stages, suppression, snapshots (files), locks and takeovers; Kafka, the group's
 coordinator and the core are simulated. What must hold: by the reader's rule the outputs are those of one quiet run,
@@ -31,6 +31,7 @@ from v2x_services.fusion import service, stage
 from v2x_services.fusion.cores import INPUT_TOPICS
 from v2x_services.fusion.snapshots import SnapshotStore
 from v2x_services.fusion.tails import OUTPUT_TOPICS
+from v2x_services.hold import TakenOverError
 from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 
@@ -59,6 +60,7 @@ class FusionPlan:
     repeat: float  # how often a batch is written twice
     appends: tuple[tuple[float, int], ...]  # when, and how many records
     faults: tuple[tuple[float, str, float], ...]
+    standby: bool  # one worker fuses all, the others stand by; else they share the partitions as a group
 
     @classmethod
     def of(cls, seed: int) -> FusionPlan:
@@ -78,6 +80,7 @@ class FusionPlan:
             faults=tuple(
                 sorted((rng.uniform(0.5, lasts), what, rng.uniform(0.1, max(FAULTS[what][1], 0.1))) for what in chosen)
             ),
+            standby=rng.random() < 0.4,
         )
 
 
@@ -154,8 +157,9 @@ class FusionWorld:
             state_dir=Path(self._folder.name), snapshot_s=plan.snapshot_s, fetch_records=plan.fetch_records
         )
         sink = Sink(self.log, self.rng, plan.repeat, plan.slow_s)
-        members: Any = worker.members
-        fusion = service.Fusion(settings, ToyCores(codec()), sink, Metrics("fusion"), members)
+        members: Any = None if plan.standby else worker.members
+        cores, metrics = ToyCores(codec()), Metrics("fusion")
+        fusion = service.Fusion(settings, cores, sink, metrics, members, standing_by=plan.standby)
         await fusion.run(worker.stop)
 
     def kill(self, worker: Worker) -> None:
@@ -188,6 +192,15 @@ class FusionWorld:
             if here != self._members:
                 self._members = here
                 self._assign()
+
+    async def keep(self) -> None:
+        """Start again who was frozen, and stopped when it saw that another has taken over."""
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            for worker in self.workers:
+                task = worker.task
+                if task is not None and task.done() and isinstance(task.exception(), TakenOverError):
+                    self.start(worker)
 
     def _has_left(self, worker: Worker) -> bool:
         return worker.stop.is_set() and not worker.runs

@@ -20,11 +20,17 @@ from v2x_services.settings import Settings
 
 
 async def run(
-    settings: Settings, stop: asyncio.Event | None = None, cores: Cores | None = None, *, worker: int | None = None
+    settings: Settings,
+    stop: asyncio.Event | None = None,
+    cores: Cores | None = None,
+    *,
+    worker: int | None = None,
+    standby: int | None = None,
 ) -> None:
     """Fuse until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise.
 
     ``worker``: this process's number in the group that shares the partitions; None: all that the settings name.
+    ``standby``: its number among those of which one fuses them all, and the others stand by.
     """
     stop = stop or asyncio.Event()
     fatal = _FatalSlot(stop)
@@ -42,13 +48,14 @@ async def run(
 
         cores = DomainCores(settings)
     members = None if worker is None else membership(settings, worker)
-    lock = None if worker is None else worker_lock(settings, worker)
-    fusion = Fusion(settings, cores, sink, metrics, members)
-    port = settings.metrics_port("fusion", worker or 0)
+    number = standby if worker is None else worker
+    lock = None if number is None else number_lock(settings, number, "worker" if standby is None else "standby")
+    fusion = Fusion(settings, cores, sink, metrics, members, standing_by=standby is not None)
+    port = settings.metrics_port("fusion", number or 0)
     server = HealthServer(metrics, fusion.not_ready, settings.host, port)
     await server.start()
     try:
-        server.tell(settings.state_dir, "fusion" if worker is None else f"fusion-{worker}")
+        server.tell(settings.state_dir, "fusion" if number is None else f"fusion-{number}")
         await fusion.run(stop)
     finally:
         await server.stop()
@@ -65,12 +72,12 @@ def membership(settings: Settings, worker: int) -> Membership:
     return Membership(settings.kafka_bootstrap, INPUT_TOPICS, settings.fusion_group, worker)
 
 
-def worker_lock(settings: Settings, worker: int) -> SnapshotStore:
-    """Return the lock of a worker's number: two with the same would throw each other out of the group for ever."""
+def number_lock(settings: Settings, number: int, kind: str) -> SnapshotStore:
+    """Return the lock of a process's number: two workers with the same would throw each other out of the group."""
     try:
-        return SnapshotStore(settings.state_dir / "fusion" / f"worker-{worker}")
+        return SnapshotStore(settings.state_dir / "fusion" / f"{kind}-{number}")
     except StoreHeldError as e:
-        raise ConfigError(f"fusion worker {worker} runs already; give this one another number (--worker)") from e
+        raise ConfigError(f"fusion {kind} {number} runs already; give this one another number (--{kind})") from e
 
 
 class _FatalSlot:

@@ -22,12 +22,19 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError, for_code
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaError,
+    OffsetOutOfRangeError,
+    RequestTimedOutError,
+    for_code,
+)
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 from v2x.columns import Record, Records
 
 from v2x_codecs.recordbatch import Stretch, read_batches
+from v2x_services.patience import Patience, drop_connections
 
 PARTITION_BYTES: Final = 256 << 10  # of one fetch; a broker sends a larger batch all the same, if it is the first
 FETCH_BYTES: Final = 4 << 20
@@ -35,6 +42,7 @@ PACE_S: Final = (0.004, 0.02)  # shortest and longest time between two requests 
 _PACE_SHARE: Final = 1.5  # of the time that the last fetch took to be fused
 WAIT_MS: Final = 500  # how long a broker waits for the first record
 _RETRY_S: Final = 0.1
+_REQUEST_MS: Final = 10_000
 
 
 class LogFetcher:
@@ -44,13 +52,14 @@ class LogFetcher:
         """``pace_s``: in place of ``PACE_S``, for readers in no hurry; behind the log they hurry all the same."""
         self._pace_s = pace_s
         self._client: Any = AIOKafkaClient(
-            bootstrap_servers=bootstrap, client_id=client_id, request_timeout_ms=10_000, metadata_max_age_ms=60_000
+            bootstrap_servers=bootstrap, client_id=client_id, request_timeout_ms=_REQUEST_MS, metadata_max_age_ms=60_000
         )
         self._next: dict[TopicPartition, int] = {}  # offset to fetch next
         self._high: dict[TopicPartition, int] = {}
         self._ready: dict[TopicPartition, Records] = {}
         self._error: Exception | None = None
         self._busy: dict[int, asyncio.Task[None]] = {}  # by broker
+        self._patience: dict[int, Patience] = defaultdict(lambda: Patience(_REQUEST_MS / 1000))
         self._sent: dict[int, float] = {}  # when a broker was last asked, if it had something
         self._given = self._took = 0.0  # when records were last given out, and how long they took
         self._arrived, self._wake = asyncio.Event(), asyncio.Event()
@@ -149,12 +158,19 @@ class LogFetcher:
         parts: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for tp, offset in asked.items():
             parts[tp.topic].append((tp.partition, offset, PARTITION_BYTES))
-        sent = loop.time()
+        sent, patience = loop.time(), self._patience[node]
         try:
-            response = await self._client.send(node, FetchRequest(WAIT_MS, 1, FETCH_BYTES, 0, list(parts.items())))
+            async with asyncio.timeout(patience.seconds):
+                response = await self._client.send(node, FetchRequest(WAIT_MS, 1, FETCH_BYTES, 0, list(parts.items())))
+        except TimeoutError:
+            patience.in_vain()
+            drop_connections(self._client, node)
+            await self._failed(RequestTimedOutError(f"no answer to a fetch for {loop.time() - sent:.0f} s"))
+            return
         except KafkaError as error:  # among them: nobody leads a partition (node -1)
             await self._failed(error)
             return
+        patience.answered(loop.time() - sent)
         errors: list[KafkaError] = []
         for topic, found in response.topics:
             for partition, code, high, *rest in found:

@@ -75,7 +75,7 @@ class Saver:
 
     async def stop(self) -> None:
         """Wait for what is being written."""
-        for task in self._saving:
+        for task in list(self._saving):  # each leaves the set when it ends
             with suppress(Exception):
                 await task
         self._writer.shutdown(wait=False)

@@ -6,7 +6,6 @@ complete or absent: written beside its place, fsynced, renamed, the folder fsync
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,10 @@ from typing import Final
 import structlog
 from v2x.errors import ConfigError
 
+from v2x_services.hold import HeldError, Hold
+
 KEEP: Final = 3
+LOCK: Final = "lock"
 _FORMAT: Final = 1
 log = structlog.get_logger("fusion")
 
@@ -40,32 +42,11 @@ class StoreHeldError(ConfigError):
     """Another process has these snapshots open."""
 
 
-class SnapshotStore:
-    """Snapshots of one partition in ``folder``; raises StoreHeldError if another process has them open."""
+class Snapshots:
+    """Snapshots of one partition in ``folder``, to be read, whoever writes them."""
 
-    def __init__(self, folder: Path, *, by_force: bool = False) -> None:
-        """``by_force``: take them even so. Both write the same then, for a snapshot is a function of the log."""
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if by_force:
-                (folder / "lock").unlink(missing_ok=True)  # the other keeps its lock, on a file without a name
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as e:
-            msg = f"cannot keep snapshots in {folder}: {e}; give another state_dir (V2X_STATE_DIR)"
-            raise ConfigError(msg) from e
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            self.close()
-            msg = f"another process fuses from {folder}; stop it, or give this one another state_dir or partitions"
-            raise StoreHeldError(msg) from e
-
-    def close(self) -> None:
-        """Let others have the folder."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def load(self) -> tuple[Label, bytes] | None:
         """Return the newest snapshot that is whole, or None."""
@@ -75,6 +56,50 @@ class SnapshotStore:
                 return found
             log.error("snapshot is damaged, taking the one before", file=str(path))
         return None
+
+    def label(self) -> Label | None:
+        """Return what the newest snapshot says of itself, or None."""
+        for path in self._newest_first():
+            try:
+                with path.open("rb") as f:
+                    fields = json.loads(f.readline())
+                del fields["format"], fields["sha256"]
+                return Label(**fields)
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+        return None
+
+    def position(self) -> int:
+        """Return the position of the newest snapshot, by its file's name; -1 if there is none."""
+        return max((int(path.stem) for path in self.folder.glob("*.snap")), default=-1)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("*.snap"), reverse=True)
+
+
+class SnapshotStore(Snapshots):
+    """Snapshots of one partition in ``folder``; raises StoreHeldError if another process has them open."""
+
+    def __init__(self, folder: Path, *, by_force: bool = False) -> None:
+        """``by_force``: take them even so. Both write the same then, for a snapshot is a function of the log."""
+        super().__init__(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._hold = Hold(folder / LOCK, by_force=by_force)
+        except OSError as e:
+            msg = f"cannot keep snapshots in {folder}: {e}; give another state_dir (V2X_STATE_DIR)"
+            raise ConfigError(msg) from e
+        except HeldError as e:
+            msg = f"another process fuses from {folder}; stop it, or give this one another state_dir or partitions"
+            raise StoreHeldError(msg) from e
+
+    def beat(self) -> bool:
+        """Show that we live; False where the snapshots are ours no more."""
+        return self._hold.beat()
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        self._hold.close()
 
     def save(self, label: Label, blob: bytes) -> int:
         """Write a snapshot and drop the oldest; return the file's size."""
@@ -100,9 +125,6 @@ class SnapshotStore:
         """Put all snapshots aside: they belong to another world."""
         for path in self._newest_first():
             path.rename(path.with_suffix(".retired"))
-
-    def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("*.snap"), reverse=True)
 
 
 def _read(path: Path) -> tuple[Label, bytes] | None:

@@ -125,8 +125,10 @@ class Stage:
         self._records.add(len(records))
         self._step_s.observe(made - t0)
         self._fused.observe(max(0.0, time.time() - records[-1].stamp_ms / 1000))
-        if not outputs:
-            return 0
+        return self.tell(outputs, made) if outputs else 0
+
+    def tell(self, outputs: list[Output], made: float) -> int:
+        """Hand on what was made (at ``made``, monotonic) and is not out yet; return how many that are."""
         for topic, n in Counter([o.topic for o in outputs]).items():
             self._metrics.inc("v2x_fusion_outputs_total", n, topic=topic)
         if self._out:

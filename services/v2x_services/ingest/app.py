@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 from v2x.devices import DeviceTable
+from v2x.errors import ConfigError
 from v2x.quarantine import Quarantine, QuarantineLimits
 from v2x.routing import Router
 from v2x.shards import Shard, known_devices
@@ -23,6 +24,7 @@ from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services import memory
+from v2x_services.hold import BEAT_S, LOOK_S, HeldError, Hold, Pulse, TakenOverError
 from v2x_services.http import HealthServer
 from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.mqtt import MqttConfig, MqttSource
@@ -52,10 +54,21 @@ class Ingest:
     """One shard of ingest."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, shard: Shard | None = None, *, leaving: bool = False
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        shard: Shard | None = None,
+        *,
+        leaving: bool = False,
+        standing_by: bool = False,
     ) -> None:
-        """Read zone map and keys; ConfigError where they are wrong. ``leaving``: only empty and end the sessions."""
+        """Read zone map and keys; ConfigError where they are wrong. ``leaving``: only empty and end the sessions.
+
+        ``standing_by``: connect to MQTT only when no other process of this shard does that.
+        """
         self.why_not_ready = "starting"
+        self._standing_by = standing_by
+        self._turn: Hold | None = None
         self._shard = shard or Shard()
         self._leaving = leaving
         self._onboarding: Onboarding | None = None
@@ -149,6 +162,8 @@ class Ingest:
             max_pending=s.pending_bytes,
             max_in_flight=2 * s.receive_maximum,
         )
+        if self._standing_by:
+            await self._wait_for_our_turn()
         self.why_not_ready = "waiting for the MQTT broker"
         for kind, sink in self._sinks.items():
             name = SESSION_NAMES[kind]
@@ -172,8 +187,32 @@ class Ingest:
             zones=self._zones.name,
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._ticker.run())
-            group.create_task(self._watch())
+            working = [group.create_task(self._ticker.run()), group.create_task(self._watch())]
+            if self._turn is not None:
+                while self._turn.beat():  # noqa: ASYNC110 - a file tells nobody
+                    await asyncio.sleep(BEAT_S)
+                for task in working:
+                    task.cancel()
+        if self._turn is not None:
+            raise TakenOverError(f"another process has taken over ingest's shard {self._shard} from us: stopping")
+
+    async def _wait_for_our_turn(self) -> None:
+        """Stand by, with all loaded and Kafka connected, until no other process has the shard's sessions."""
+        s = self._settings
+        path = s.state_dir / "ingest" / f"{s.ingest_id}-{self._shard.index}of{self._shard.count}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pulse, loop = Pulse(path), asyncio.get_running_loop()
+            while self._turn is None:
+                try:
+                    self._turn = Hold(path, by_force=pulse.frozen(loop.time()))
+                except HeldError:
+                    if self.why_not_ready:
+                        log.info("standing by", shard=str(self._shard))
+                        self.why_not_ready = ""
+                    await asyncio.sleep(LOOK_S)
+        except OSError as e:
+            raise ConfigError(f"cannot stand by: {path}: {e}; give another state_dir (V2X_STATE_DIR)") from e
 
     def _mqtt(self, kind: MessageClass, wanted: tuple[str, ...]) -> MqttConfig:
         s = self._settings
@@ -246,6 +285,8 @@ class Ingest:
         await asyncio.gather(*(sink.stop(_DRAIN_S) for sink in self._sinks.values()))
         for source in self._sources.values():
             await source.stop()
+        if self._turn is not None:
+            self._turn.close()
 
     def _refresh(self) -> None:
         m = self._metrics
@@ -273,11 +314,17 @@ class Ingest:
 
 
 async def run(
-    settings: Settings, shard: Shard | None = None, stop: asyncio.Event | None = None, *, leaving: bool = False
+    settings: Settings,
+    shard: Shard | None = None,
+    stop: asyncio.Event | None = None,
+    *,
+    leaving: bool = False,
+    standby: int | None = None,
 ) -> None:
     """Run ingest until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise.
 
     ``leaving``: only until the sessions that this shard left in the broker are empty and ended.
+    ``standby``: this process's number among those of the shard, of which one works and the others stand by.
     """
     shard = shard or Shard()
     stop = stop or asyncio.Event()
@@ -293,12 +340,13 @@ async def run(
 
     asyncio.get_running_loop().set_exception_handler(on_error)
     metrics = Metrics("ingest")
-    ingest = Ingest(settings, metrics, shard, leaving=leaving)
-    port = settings.metrics_port("ingest", shard.index) if not leaving else 0
+    ingest = Ingest(settings, metrics, shard, leaving=leaving, standing_by=standby is not None)
+    port = settings.metrics_port("ingest", shard.index + shard.count * (standby or 0)) if not leaving else 0
+    name = shard.name if standby is None else f"{shard.name}-standby-{standby}"
     server = HealthServer(metrics, ingest.not_ready, settings.host, port)
     await server.start()
     try:
-        server.tell(settings.state_dir, shard.name + (".leave" if leaving else ""))
+        server.tell(settings.state_dir, name + (".leave" if leaving else ""))
         await ingest.run(stop)
     finally:
         await server.stop()
