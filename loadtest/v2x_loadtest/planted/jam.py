@@ -26,14 +26,16 @@ def jam(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, fl
     """Crawl for most of a minute, in this lane and in the one to its left, with those behind queueing up."""
     out = Act(clear_m=(700.0, 300.0))
     crawl, stay = float(rng.uniform(*_CRAWLS[int(rng.integers(2))])), float(rng.uniform(38, 46))
+    others, meet = int(rng.integers(*_OTHERS)), (at[0] + 20.0, at[1] + 250.0)  # both begin to crawl there
     for one in (lane, lane - 1):
         u = LANE_MPS[one]
         less = u - crawl
-        lead = car(t, d, one, at, [(less / 1.3, -1.3), (stay, 0.0), (less / 1.2, 1.2)])
+        first = (meet[0] - less / 1.3, meet[1] - (u * u - crawl * crawl) / 2.6)
+        lead = car(t, d, one, first, [(less / 1.3, -1.3), (stay, 0.0), (less / 1.2, 1.2)])
         out.cars.append(lead)
         ahead = lead
-        for _ in range(int(rng.integers(*_OTHERS))):
-            ahead = _follower(t, d, one, ahead, float(rng.uniform(1.5, 2.4)))
+        for _ in range(others):
+            ahead = _follower(t, d, one, ahead, float(rng.uniform(1.5, 2.2)))
             out.cars.append(ahead)
     out.notes += account(t, d, out.cars)
     return out
@@ -65,7 +67,7 @@ def _follower(t: F64, d: int, lane: int, ahead: Car, headway_s: float) -> Car:
 
 
 def chain(cars: list[Car], k: int) -> list[Car]:
-    """Return the longest chain of slow vehicles of one lane at a step, its tail first."""
+    """Return the longest chain of slow vehicles of one lane at a step, its tail first (by number of vehicles)."""
     best: list[Car] = []
     here: list[Car] = []
     for c in sorted((c for c in cars if np.isfinite(c.s[k])), key=lambda c: float(c.s[k])):
@@ -92,12 +94,13 @@ def account(t: F64, d: int, cars: list[Car]) -> list[Note]:
             continue
         every = [c for own in chains.values() for c in own]
         speed = float(np.mean([c.speed[k] for c in every]))
-        low = min((own[0] for own in chains.values()), key=lambda c: float(c.s[k]))
+        long = max(chains.values(), key=lambda own, k=k: float(own[-1].s[k] - own[0].s[k]))  # type: ignore[misc]
+        low = long[0]
         lat, lon = (float(v) for v in FRAME.to_geo(low.x[k], low.y[k]))
         seconds.append({
             "t": round(float(t[k]), 1), "level": next(level for edge, level in _LEVELS if speed < edge),
             "tail_lat": lat, "tail_lon": lon, "speed": round(speed, 2),
-            "queue_m": round(float(max(c.s[k] for c in every) - low.s[k]) + 5.0, 1),
+            "queue_m": round(float(long[-1].s[k] - low.s[k]) + 5.0, 1),
             "vehicles": {str(lane): len(own) for lane, own in chains.items()},
         })  # fmt: skip
     head = _head(by_lane, dense[0])

@@ -24,9 +24,10 @@ from v2x_loadtest.scene.build import e7
 from v2x_loadtest.scene.model import PEDESTRIAN, STEP_S
 from v2x_loadtest.score.traffic import CAR, CYCLIST, TRUCK
 
-SECONDS: Final = 180.0
-_TRIES: Final = 60
-_ROOM_M, _ROOM_S = 130.0, 12.0  # between two acts on a carriageway
+SECONDS: Final = 200.0
+_TRIES: Final = 200
+_ROOM_M, _ROOM_S = 100.0, 10.0  # between two acts on a carriageway
+_SAME: Final = (0.0, 70.0)  # ... and where one was a minute ago, another would be taken for it
 _EDGE_M: Final = 300.0
 _SPACING_M: Final = (90.0, 260.0)
 _OBUS: Final = 0.2
@@ -48,8 +49,9 @@ def planted_scene(seed: int, *, planted: bool = True, seconds: float = SECONDS, 
     devices = layout.devices()
     if planted and not only:
         poles = [d for d in devices if d.kind == "pole"]
-        spells, told = sky(rng, t, poles)
-        notes += [*told, *flag(rng, t, [a for a in actors if isinstance(a, Car)])]
+        west = bool(rng.random() < 0.5)
+        spells, told = sky(rng, t, poles, west_shower=west)
+        notes += [*told, *flag(rng, t, [a for a in actors if isinstance(a, Car)], west_shower=west)]
     if streets is not None:
         actors += streets.actors
         notes += [*streets.notes, *_chance(t, streets.actors, streets.notes)]
@@ -64,7 +66,7 @@ def planted_scene(seed: int, *, planted: bool = True, seconds: float = SECONDS, 
 
 # -- acts -------------------------------------------------------------------------------------------------------------
 def _acts(rng: np.random.Generator, t: F64, only: Sequence[str]) -> list[Act]:
-    """Return the acts that found room, the large ones first."""
+    """Return the acts that found room: one of each, then the second of each, and so on."""
     out: list[Act] = []
     boxes: list[Box] = []
     if not only or "jam" in only:
@@ -74,11 +76,11 @@ def _acts(rng: np.random.Generator, t: F64, only: Sequence[str]) -> list[Act]:
         act.notes += [note for c in act.cars for note in slowly(t, c)]
         out.append(act)
         boxes.append(Box(d, (at[1] - 900, at[1] + 700), (at[0] - 10, at[0] + 110)))
-    for name, row in ACTS.items():
-        if only and name not in only:
-            continue
-        for _ in range(row.count):
-            _place(rng, t, row, out, boxes)
+    rows = [row for name, row in ACTS.items() if not only or name in only]
+    for turn in range(max((row.count for row in rows), default=0)):
+        for row in rows:
+            if turn < row.count:
+                _place(rng, t, row, out, boxes)
     return out
 
 
@@ -89,7 +91,9 @@ def _place(rng: np.random.Generator, t: F64, row: Row, out: list[Act], boxes: li
         lane = int(rng.choice(row.lanes))
         at = (float(rng.uniform(8, t[-1] - row.seconds - 4)), float(rng.uniform(_EDGE_M, layout.LENGTH_M - _EDGE_M)))
         here = box(row, d, at)
-        if here.s[1] > layout.LENGTH_M - _EDGE_M or any(here.meets(b, _ROOM_M, _ROOM_S) for b in boxes):
+        if here.s[1] > layout.LENGTH_M - _EDGE_M or any(
+            here.meets(b, _ROOM_M, _ROOM_S) or here.meets(b, *_SAME) for b in boxes
+        ):
             continue
         act = row.make(rng, t, d, lane, at)
         if any(_meet(c, other, 160.0) for c in act.cars for a in out for other in a.cars):

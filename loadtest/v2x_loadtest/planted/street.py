@@ -167,20 +167,19 @@ def _quiet(rng: np.random.Generator, t: F64, c: int, out: Street) -> None:
 
 def _conflict(rng: np.random.Generator, t: F64, c: int, begin: float, out: Street) -> float:
     """Run a red light into the way of who has green, and brake just in time."""
-    v, b, early = 10.0, 8.0, 0.55
+    v, b, early = 10.0, 8.5, 0.62
     when = green_from(1, begin + 11) + float(rng.uniform(5.0, 7.0))  # both would be there
     lane = LANE_M / 2
     meets = ARM_M + lane - 0.9 - 2.3  # its middle, when its front is at the other's side
     ours = _drive(t, c, 0, _straight(1), (when - early, meets - v * early), v, (v / b, -b), (1.5, 0.0), (6.0, 1.8))
-    # The other's rear would be 1.4 m beyond our near side by then.
-    other = _drive(t, c, 1, _straight(1), (when, ARM_M - lane + 2.3 + 0.9 - 1.4), v)
+    other = _drive(t, c, 1, _straight(1), (when, ARM_M - lane + float(rng.uniform(-0.5, 0.5))), v)
     out.actors += [ours, other]
     passed = when - (meets - _LINE_M) / v
     out.notes += [
         Note("NEAR_MISS", arm_xy(c, 0, -3.0, -lane), when - 1.4, when + 0.2, 0.3, (ours, other)),
         Note("RED_LIGHT", arm_xy(c, 0, -STOP_M, -lane), passed, passed + 1, 0.0, (ours,), 1),
         Note("HARD_BRAKING", arm_xy(c, 0, -5.0, -lane), when - early, when - early + v / b, 1.0, (ours,), 1,
-             details={"optional": "near the rule's limits: 1.25 s from 36 km/h"}),
+             details={"optional": "near the rule's limits: 1.2 s from 36 km/h"}),
     ]  # fmt: skip
     return when + 12
 

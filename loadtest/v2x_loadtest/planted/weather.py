@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from v2x_loadtest.planted.actors import Car, F64, Note
-from v2x_loadtest.planted.layout import EAST, FRAME, LENGTH_M, POLES_M, WEST
+from v2x_loadtest.planted.layout import EAST, FRAME, LENGTH_M, WEST
 from v2x_loadtest.scene import Device, Spell
 from v2x_loadtest.scene.model import FLAG_ABS, FLAG_WIPERS, STEP_S
 from v2x_loadtest.simulate.fleet import phases
@@ -46,12 +46,15 @@ def measured(pole: int, count: int, from_s: float) -> float:
     return at + period * float(np.ceil((from_s - at) / period))
 
 
-def sky(rng: np.random.Generator, t: F64, poles: Sequence[Device]) -> tuple[list[Spell], list[Note]]:
-    """Return the spells and what is true of them: fog at both ends, rain at one, a surface at each."""
+def sky(rng: np.random.Generator, t: F64, poles: Sequence[Device], *, west_shower: bool) -> tuple[list[Spell], list[Note]]:
+    """Return the spells and what is true of them: fog at both ends, rain at one, a surface at each pole between.
+
+    ``west_shower``: vehicles feel rain in the west, so the pole that measures it is the east one.
+    """
     spells: list[Spell] = []
     notes: list[Note] = []
     ends = [0, len(poles) - 1]
-    rain = int(rng.choice(ends))
+    rain = ends[west_shower]
     surfaces = ["ICE", "STANDING_WATER", "SLIPPERY"]
     rng.shuffle(surfaces)
     plan = [("FOG", p) for p in ends] + [("RAIN", rain)] + list(zip(surfaces, (1, 2, 3), strict=True))
@@ -86,13 +89,14 @@ class _Felt:
     t: tuple[float, float]
 
 
-def flag(rng: np.random.Generator, t: F64, cars: Sequence[Car]) -> list[Note]:
+def flag(rng: np.random.Generator, t: F64, cars: Sequence[Car], *, west_shower: bool) -> list[Note]:
     """Let on-board units feel a shower and two slippery patches; return what is true, and add single words that are not.
 
-    The shower lies between the poles that say rain and two kilometres away from them.
+    The shower is more than two kilometres from the pole that says rain, and within one zone.
     """
     obus = [c for c in cars if c.obu]
-    middle = LENGTH_M / 2 + float(rng.uniform(-120, 120))
+    middle = float(rng.uniform(750, 1900))
+    middle = middle if west_shower else LENGTH_M - middle
     begin = float(rng.uniform(10, 60))
     rows = [_Felt("RAIN", (EAST, WEST), (middle - _SHOWER_M / 2, middle + _SHOWER_M / 2), (begin, begin + 55))]
     for d in (EAST, WEST):
@@ -111,7 +115,6 @@ def flag(rng: np.random.Generator, t: F64, cars: Sequence[Car]) -> list[Note]:
         if all(abs(float(c.x[k2]) - x) > 400 for x in patches) and not c.flags.any():
             c.flags[k2 : k2 + 12] |= FLAG_ABS
             patches.append(float(c.x[k2]))
-    assert len(POLES_M) > 1
     return notes
 
 
