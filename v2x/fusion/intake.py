@@ -303,9 +303,9 @@ class Intake:
             return REPEATS
         one = {name: row[x] for name, x in at.items()}
         stations = self._stations(device, one["lat"], one["lon"])
-        owner = self._e.zones.route(device, one["lat"], one["lon"])[:1]  # by the zone file: a pole may stand on a border
+        owner = self._e.zones.route(device, one["lat"], one["lon"])[0]  # not by its place: it may stand on a border
         for station in stations:
-            if station.zone.id in owner:
+            if station.zone.id == owner:
                 station.detector.env(device, one["ts_ms"], one)
         return NOTED
 

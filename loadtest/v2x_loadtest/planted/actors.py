@@ -86,7 +86,7 @@ class Box:
 
 def times(seconds: float) -> F64:
     """Return the scene seconds of all steps."""
-    return np.arange(round(seconds / STEP_S)) * STEP_S
+    return np.asarray(np.arange(round(seconds / STEP_S)) * STEP_S, np.float64)
 
 
 def profile(t: F64, begin: float, v0: float, phases: Sequence[tuple[float, float]]) -> tuple[F64, F64]:
@@ -129,7 +129,10 @@ def car(
 
 def on_path(t: F64, begin: float, s0: float, path: Any, v0: float, phases: Sequence[tuple[float, float]], cls: int,
             end_m: float, *, from_m: float = 0.0) -> Actor:  # fmt: skip
-    """Return who moves along ``path(s) -> (x, y)``, ``s0`` m along it at ``begin``; there from ``from_m`` to ``end_m``."""
+    """Return who moves along ``path(s) -> (x, y)`` and is ``s0`` m along it at ``begin``.
+
+    It is there from ``from_m`` to ``end_m``.
+    """
     way, speed = profile(t, begin, v0, phases)
     s = s0 + way
     x, y = path(s)

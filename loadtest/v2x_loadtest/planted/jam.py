@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from v2x_loadtest.planted.actors import LANE_MPS, Car, F64, Note, car
+from v2x_loadtest.planted.actors import F64, LANE_MPS, Car, Note, car
 from v2x_loadtest.planted.layout import EAST, FRAME, LENGTH_M, MEDIAN_M
 from v2x_loadtest.planted.motorway import Act
 from v2x_loadtest.scene.model import STEP_S
@@ -37,7 +37,7 @@ def jam(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, fl
         for _ in range(others):
             ahead = _follower(t, d, one, ahead, float(rng.uniform(1.5, 2.2)))
             out.cars.append(ahead)
-    out.notes += account(t, d, out.cars)
+    out.notes += account(t, out.cars)
     return out
 
 
@@ -80,7 +80,7 @@ def chain(cars: list[Car], k: int) -> list[Car]:
     return best
 
 
-def account(t: F64, d: int, cars: list[Car]) -> list[Note]:
+def account(t: F64, cars: list[Car]) -> list[Note]:
     """Return the note of the congestion that these are, if they are one; ``seconds`` in its details."""
     lanes = sorted({min(c.lanes) for c in cars})
     by_lane = {lane: [c for c in cars if min(c.lanes) == lane] for lane in lanes}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from v2x_loadtest.planted.actors import LANE_MPS, Actor, Box, Car, F64, Note, car, first, last
+from v2x_loadtest.planted.actors import F64, LANE_MPS, Actor, Box, Car, Note, car, first, last
 from v2x_loadtest.planted.layout import EAST, FRAME, LENGTH_M, SHOULDER, motorway_xy
 from v2x_loadtest.scene.model import FLAG_AIRBAG, FLAG_HAZARD, Thing
 from v2x_loadtest.score.traffic import LANE_M, PEDESTRIAN
@@ -51,7 +51,7 @@ def _note(kind: str, c: Car, start: float | None, end: float | None, dwell: floa
     """Return the note of an event of a vehicle that holds from ``start`` to ``end``."""
     assert start is not None, kind
     k = min(round(start * 10), len(c.x) - 1)
-    details = {"optional": optional} if optional else {}
+    details: dict[str, Any] = {"optional": optional} if optional else {}
     if kind in {"BREAKDOWN", "ACCIDENT"}:
         details["rsi"] = False  # fusion is to find it by itself
     return Note(kind, (float(c.x[k]), float(c.y[k])), start, end, dwell, (c, *more), lane, "", details)
@@ -199,7 +199,7 @@ def walker(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float,
     return Act([c], [_note("PEDESTRIAN", c, t0 + 2.0, t0 + 6 + stay, 1.0, lane)])
 
 
-def _thing(kind: str, obs_type: int, t: F64, d: int, lane: int, at: tuple[float, float], stay: float, mps: float) -> Act:
+def _thing(kind: str, obs_type: int, d: int, lane: int, at: tuple[float, float], stay: float, mps: float) -> Act:
     x, y = motorway_xy(d, at[1], lane)
     lat, lon = (float(v) for v in FRAME.to_geo(x, y))
     thing = Thing(obs_type, at[0], at[0] + stay, lat, lon, mps * d)
@@ -208,14 +208,14 @@ def _thing(kind: str, obs_type: int, t: F64, d: int, lane: int, at: tuple[float,
     return Act([], [note], [thing])
 
 
-def debris(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, float]) -> Act:
+def debris(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, float]) -> Act:  # noqa: ARG001
     """Lose goods."""
-    return _thing("DEBRIS", int(rng.choice([1, 2, 5])), t, d, lane, at, float(rng.uniform(8, 20)), 0.0)
+    return _thing("DEBRIS", int(rng.choice([1, 2, 5])), d, lane, at, float(rng.uniform(8, 20)), 0.0)
 
 
-def animal(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, float]) -> Act:
+def animal(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, float]) -> Act:  # noqa: ARG001
     """Run across the carriageway."""
-    return _thing("ANIMAL", 3, t, d, lane, at, float(rng.uniform(5, 8)), float(rng.uniform(0.8, 1.8)))
+    return _thing("ANIMAL", 3, d, lane, at, float(rng.uniform(5, 8)), float(rng.uniform(0.8, 1.8)))
 
 
 # -- near to it -------------------------------------------------------------------------------------------------------
@@ -262,9 +262,9 @@ def follow(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float,
     return Act([lead, tail])
 
 
-def cone(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, float]) -> Act:
+def cone(rng: np.random.Generator, t: F64, d: int, lane: int, at: tuple[float, float]) -> Act:  # noqa: ARG001
     """Put down a cone: somebody's work, told by RSI if at all."""
-    act = _thing("DEBRIS", 6, t, d, lane, at, float(rng.uniform(10, 20)), 0.0)
+    act = _thing("DEBRIS", 6, d, lane, at, float(rng.uniform(10, 20)), 0.0)
     return Act([], [], act.things)
 
 
@@ -297,7 +297,7 @@ ACTS: Final[dict[str, Row]] = {
 
 
 def slowly(t: F64, c: Car) -> list[Note]:
-    """Return where a vehicle is slow for long enough only because it is about to stop: an event or not, as one likes."""
+    """Return where a vehicle is slow for long enough only because it is about to stop; event or not, as one likes."""
     if c.cls == PEDESTRIAN:
         return []
     steady = np.gradient(c.speed, t) < 0.5

@@ -14,13 +14,12 @@ import numpy as np
 from v2x.events.catalogue import KINDS
 
 from v2x_loadtest.planted import layout
-from v2x_loadtest.planted.actors import LANE_MPS, Actor, Box, Car, F64, Note, car, times
+from v2x_loadtest.planted.actors import F64, LANE_MPS, Actor, Box, Car, Note, car, times
 from v2x_loadtest.planted.jam import jam
 from v2x_loadtest.planted.motorway import ACTS, Act, Row, box, link_of, slowly
 from v2x_loadtest.planted.street import street
-from v2x_loadtest.planted.weather import FLAGS, flag, sky
-from v2x_loadtest.scene import Device, Passages, Scene, Thing, Trajectories, TruthEvent, Vehicles
-from v2x_loadtest.scene.build import e7
+from v2x_loadtest.planted.weather import flag, sky
+from v2x_loadtest.scene import Device, Fault, Passages, Scene, Spell, Thing, Trajectories, TruthEvent, Vehicles
 from v2x_loadtest.scene.model import PEDESTRIAN, STEP_S
 from v2x_loadtest.score.traffic import CAR, CYCLIST, TRUCK
 
@@ -28,6 +27,7 @@ SECONDS: Final = 200.0
 _TRIES: Final = 200
 _ROOM_M, _ROOM_S = 100.0, 10.0  # between two acts on a carriageway
 _SAME: Final = (0.0, 70.0)  # ... and where one was a minute ago, another would be taken for it
+_JAM_S: Final = 120.0  # a shorter scene has no queue
 _EDGE_M: Final = 300.0
 _SPACING_M: Final = (90.0, 260.0)
 _OBUS: Final = 0.2
@@ -35,50 +35,46 @@ _BRAKES: Final = ((-3.0, 0.5), (-4.7, 1.3))  # m/s2, s: perhaps hard braking; su
 _SEEN_S: Final = 4.0  # so long must it have been in sight
 
 
-def planted_scene(seed: int, *, planted: bool = True, seconds: float = SECONDS, only: Sequence[str] = ()) -> Scene:
-    """Return the scene of a seed; without ``planted`` the same road in free flow; ``only``: these acts."""
+def planted_scene(seed: int, *, planted: bool = True, seconds: float = SECONDS) -> Scene:
+    """Return the scene of a seed; without ``planted`` the same road in free flow."""
     rng = np.random.default_rng([seed, 11])
     t = times(seconds)
-    acts = _acts(rng, t, only) if planted else []
+    acts = _acts(rng, t) if planted else []
     cars = [c for act in acts for c in act.cars]
     actors: list[Actor] = [*cars, *_flow(rng, t, acts)]
     notes = [note for act in acts for note in act.notes]
     things = [thing for act in acts for thing in act.things]
-    streets = street(rng, t, planted=planted and not only) if not only else None
-    spells, faults = [], []
+    spells: list[Spell] = []
     devices = layout.devices()
-    if planted and not only:
+    if planted:
         poles = [d for d in devices if d.kind == "pole"]
         west = bool(rng.random() < 0.5)
         spells, told = sky(rng, t, poles, west_shower=west)
         notes += [*told, *flag(rng, t, [a for a in actors if isinstance(a, Car)], west_shower=west)]
-    if streets is not None:
-        actors += streets.actors
-        notes += [*streets.notes, *_chance(t, streets.actors, streets.notes)]
-        things += streets.things
-        faults = streets.faults
+    streets = street(rng, t, planted=planted)
+    actors += streets.actors
+    notes += [*streets.notes, *_chance(t, streets.actors, streets.notes)]
     actors = [a for a in actors if np.isfinite(a.x).sum() > 3]
     for number, actor in enumerate(actors):
         actor.number = number
     devices += _obus(actors)
-    return _scene(seed, t, actors, notes, devices, things, spells, faults)
+    return _scene(seed, t, actors, notes, devices, [*things, *streets.things], spells, streets.faults)
 
 
 # -- acts -------------------------------------------------------------------------------------------------------------
-def _acts(rng: np.random.Generator, t: F64, only: Sequence[str]) -> list[Act]:
+def _acts(rng: np.random.Generator, t: F64) -> list[Act]:
     """Return the acts that found room: one of each, then the second of each, and so on."""
     out: list[Act] = []
     boxes: list[Box] = []
-    if not only or "jam" in only:
+    if t[-1] > _JAM_S:
         d = layout.EAST if rng.random() < 0.5 else layout.WEST
         at = (float(rng.uniform(30, 50)), float(rng.uniform(3000, 3400)))
         act = jam(rng, t, d, 3, at)
         act.notes += [note for c in act.cars for note in slowly(t, c)]
         out.append(act)
         boxes.append(Box(d, (at[1] - 900, at[1] + 700), (at[0] - 10, at[0] + 110)))
-    rows = [row for name, row in ACTS.items() if not only or name in only]
-    for turn in range(max((row.count for row in rows), default=0)):
-        for row in rows:
+    for turn in range(max(row.count for row in ACTS.values())):
+        for row in ACTS.values():
             if turn < row.count:
                 _place(rng, t, row, out, boxes)
     return out
@@ -167,7 +163,7 @@ def _runs(mask: Any) -> list[tuple[int, int]]:
 
 # -- the scene --------------------------------------------------------------------------------------------------------
 def _obus(actors: Sequence[Actor]) -> list[Device]:
-    out = []
+    out: list[Device] = []
     for a in actors:
         if a.obu:
             k = int(np.flatnonzero(np.isfinite(a.x))[0])
@@ -179,7 +175,7 @@ def _obus(actors: Sequence[Actor]) -> list[Device]:
 
 def _scene(
     seed: int, t: F64, actors: Sequence[Actor], notes: Sequence[Note], devices: list[Device], things: list[Thing],
-    spells: list[Any], faults: list[Any],
+    spells: list[Spell], faults: list[Fault],
 ) -> Scene:  # fmt: skip
     fixed = [d for d in devices if d.kind != "obu"]
     sizes = np.array([a.size for a in actors]).reshape(-1, 3)
@@ -236,12 +232,10 @@ def _events(notes: Sequence[Note], t: F64) -> list[TruthEvent]:
     for n, note in enumerate(sorted(notes, key=lambda x: (x.start_s, x.kind, x.place))):
         lat, lon = (float(v) for v in layout.FRAME.to_geo(*note.place))
         end = None if note.end_s is None or note.end_s >= t[-1] else round(note.end_s, 2)
+        code = KINDS[note.kind].code
         out.append(TruthEvent(
-            f"P-{n + 1:03d}", note.kind, KINDS[note.kind].code, round(lat, 7), round(lon, 7), round(note.start_s, 2), end,
+            f"P-{n + 1:03d}", note.kind, code, round(lat, 7), round(lon, 7), round(note.start_s, 2), end,
             note.dwell_s, note.link, note.lane, [a.number for a in note.actors if a.number >= 0], True,
             {"planted": True, **note.details},
         ))  # fmt: skip
     return out
-
-
-__all__ = ["FLAGS", "SECONDS", "e7", "planted_scene"]

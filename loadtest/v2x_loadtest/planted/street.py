@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from v2x_loadtest.planted.actors import Actor, F64, Note, on_path
+from v2x_loadtest.planted.actors import F64, Actor, Note, on_path
 from v2x_loadtest.planted.layout import CROSSINGS, FRAME, STREET_MPS, XY, arm_xy, rsu_id
 from v2x_loadtest.scene import Fault, Thing
 from v2x_loadtest.scene.model import STEP_S
@@ -84,7 +84,7 @@ def _drive(t: F64, c: int, arm: int, route: Route, at: tuple[float, float], v0: 
 
 
 def _walk(t: F64, c: int, arm: int, at: tuple[float, float], y: float, seconds: float, mps: float) -> Actor:
-    """Return who walks across an arm from its right side: at ``at`` (second, x) he is at ``y``; he lives ``seconds``."""
+    """Return who walks across an arm from its right side: at ``at`` (second, x) he is at ``y``, for ``seconds``."""
     a, b = arm_xy(c, arm, at[1] + 0 * t, y + mps * (t - at[0]))  # type: ignore[arg-type]
     x, y2 = np.array(a, float), np.array(b, float)
     out = (t < at[0]) | (t > at[0] + seconds)
@@ -161,8 +161,9 @@ def _quiet(rng: np.random.Generator, t: F64, c: int, out: Street) -> None:
         if over > t[-1] - 3:
             continue
         begin = max(begin + 19.0, over + 3.0)
-        for mine, new in ((out.actors, act.actors), (out.notes, act.notes), (out.things, act.things)):
-            mine += new  # type: ignore[operator]
+        out.actors += act.actors
+        out.notes += act.notes
+        out.things += act.things
 
 
 def _conflict(rng: np.random.Generator, t: F64, c: int, begin: float, out: Street) -> float:

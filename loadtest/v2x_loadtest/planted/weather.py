@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from v2x_loadtest.planted.actors import Car, F64, Note
+from v2x_loadtest.planted.actors import F64, Car, Note
 from v2x_loadtest.planted.layout import EAST, FRAME, LENGTH_M, WEST
 from v2x_loadtest.scene import Device, Spell
 from v2x_loadtest.scene.model import FLAG_ABS, FLAG_WIPERS, STEP_S
@@ -46,7 +46,9 @@ def measured(pole: int, count: int, from_s: float) -> float:
     return at + period * float(np.ceil((from_s - at) / period))
 
 
-def sky(rng: np.random.Generator, t: F64, poles: Sequence[Device], *, west_shower: bool) -> tuple[list[Spell], list[Note]]:
+def sky(
+    rng: np.random.Generator, t: F64, poles: Sequence[Device], *, west_shower: bool
+) -> tuple[list[Spell], list[Note]]:
     """Return the spells and what is true of them: fog at both ends, rain at one, a surface at each pole between.
 
     ``west_shower``: vehicles feel rain in the west, so the pole that measures it is the east one.
@@ -90,9 +92,10 @@ class _Felt:
 
 
 def flag(rng: np.random.Generator, t: F64, cars: Sequence[Car], *, west_shower: bool) -> list[Note]:
-    """Let on-board units feel a shower and two slippery patches; return what is true, and add single words that are not.
+    """Let on-board units feel a shower and two slippery patches; return what is true of it.
 
-    The shower is more than two kilometres from the pole that says rain, and within one zone.
+    Beside that a few feel something alone. The shower is more than two kilometres from the pole that says rain, and
+    within one zone.
     """
     obus = [c for c in cars if c.obu]
     middle = float(rng.uniform(750, 1900))
@@ -132,7 +135,9 @@ def _feel(row: _Felt, t: F64, obus: Sequence[Car]) -> Note | None:
             c.flags[here] |= FLAGS[row.kind]
             felt.append((float(t[np.flatnonzero(here)[0]]), c))
     felt.sort(key=lambda x: x[0])
-    enough = [w for n, (w, _) in enumerate(felt) if n + 1 >= need and w - felt[0][0] >= (0 if need == _WIPERS else _SPREAD_S)]
+    enough = [
+        w for n, (w, _) in enumerate(felt) if n + 1 >= need and w - felt[0][0] >= (0 if need == _WIPERS else _SPREAD_S)
+    ]
     if not enough:
         return None
     centre = (row.x[0] + row.x[1]) / 2

@@ -169,14 +169,13 @@ def make_case(name: str, variant: str, seed: int, seconds: float | None = None) 
     scene, change = scene_row(name), variant_row(variant)
     if change.gantries and not scene.tolled:
         raise ConfigError(f"variant {variant} needs gantries; scene {name} is generated and has none")
-    return (_recorded if scene.recorded or scene.planted is not None else _generated)(name, scene, variant, change, seed, seconds)
+    return (_recorded if scene.recorded or scene.planted is not None else _generated)(
+        name, scene, variant, change, seed, seconds
+    )
 
 
 def _recorded(name: str, row: SceneRow, variant: str, change: VariantRow, seed: int, seconds: float | None) -> Case:
-    if row.planted is not None:
-        scene = planted_scene(seed, **row.planted)
-    else:
-        scene = copy.copy(load_scene(row.recorded))
+    scene = copy.copy(load_scene(row.recorded)) if row.recorded else planted_scene(seed, **(row.planted or {}))
     begin, end = row.window_s or (0.0, scene.duration_s)
     window = (begin, min(end, begin + seconds) if seconds else end)
     _check_length(name, window, row.warm_s)

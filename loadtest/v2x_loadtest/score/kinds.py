@@ -91,4 +91,3 @@ def to_dict(tallies: Mapping[str, Tally]) -> dict[str, Any]:
 
 def _show(value: tuple[float, float, float] | None) -> str:
     return "–" if value is None else "{:.3f} [{:.3f}, {:.3f}]".format(*value)
-

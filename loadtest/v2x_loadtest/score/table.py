@@ -57,7 +57,9 @@ def print_part(console: Console, part: Part) -> None:
         table.add_row(*row)
     console.print(table)
     if part.kinds:
-        by_kind = Table(title="events by kind, all seeds together (95 % intervals)", title_justify="left", box=SIMPLE_HEAD)
+        by_kind = Table(
+            title="events by kind, all seeds together (95 % intervals)", title_justify="left", box=SIMPLE_HEAD
+        )
         for nth, head in enumerate(kinds.HEADS):
             by_kind.add_column(head, justify="right" if nth else "left", no_wrap=True)
         for cells_of_kind in kinds.rows(part.kinds):

@@ -44,7 +44,7 @@ class Obstacles:
         out: dict[int, list[bytes]] = {}
         live = [(n, x) for n, x in enumerate(self._things) if x.from_s <= t < x.to_s]
         for r, device in enumerate(self._rsus):
-            per_north, per_east = metres_per_degree(device.lat)
+            per_north, per_east = (float(x) for x in metres_per_degree(device.lat))
             for n, thing in live:
                 east = (thing.lon - device.lon) * per_east + thing.east_mps * (t - thing.from_s)
                 north = (thing.lat - device.lat) * per_north + thing.north_mps * (t - thing.from_s)
@@ -52,13 +52,14 @@ class Obstacles:
                     continue
                 if self._rng.random() < self._model.id_break:
                     self._ids[r, n] += 1
-                off = self._bias[:, r] + self._sigma[r] * self._rng.normal(0, 1, 2)
-                place = ((north + off[1]) / per_north, (east + off[0]) / per_east)
+                off_e, off_n = (self._bias[:, r] + self._sigma[r] * self._rng.normal(0, 1, 2)).tolist()
+                place = ((north + off_n) / per_north, (east + off_e) / per_east)
                 out.setdefault(r, []).append(_obstacle(thing.obs_type, int(self._ids[r, n]), ts_ms, place))
             ghost = self._ghosts.pop(r, None)
             rate = float(np.mean(self._model.false_per_scan)) * _FALSE
             if ghost is None and self._rng.random() < rate:
-                reach, angle = device.range_m * np.sqrt(self._rng.random()), self._rng.uniform(0, 2 * np.pi)
+                reach = device.range_m * float(np.sqrt(self._rng.random()))
+                angle = float(self._rng.uniform(0, 2 * np.pi))
                 lives = 1 + int(self._rng.choice(3, p=self._model.false_lives))
                 kind = int(self._rng.choice(_TYPES))
                 ghost = (kind, float(reach * np.sin(angle)), float(reach * np.cos(angle)), lives)
