@@ -35,6 +35,7 @@ _NEARLY: Final[tuple[Mapping[str, int], ...]] = (
     {"surface_temp": -50, "friction": 62}, {"water_film": 120, "surface": 3},
 )  # fmt: skip
 _SHOWER_M, _PATCH_M = 800.0, 90.0
+_PATCHES: Final = (650.0, 1850.0, 3150.0, 4250.0)  # off the poles
 _WIPERS, _SKIDS = 5, 3  # vehicles
 _SPREAD_S: Final = 5.0
 
@@ -102,8 +103,8 @@ def flag(rng: np.random.Generator, t: F64, cars: Sequence[Car], *, west_shower: 
     middle = middle if west_shower else LENGTH_M - middle
     begin = float(rng.uniform(10, 60))
     rows = [_Felt("RAIN", (EAST, WEST), (middle - _SHOWER_M / 2, middle + _SHOWER_M / 2), (begin, begin + 55))]
-    for d in (EAST, WEST):
-        x = float(rng.choice([650.0, 1850.0, 3150.0, 4250.0])) + float(rng.uniform(-80, 80))
+    for d, middle_m in zip((EAST, WEST), rng.permutation(_PATCHES).tolist(), strict=False):
+        x = middle_m + float(rng.uniform(-80, 80))
         rows.append(_Felt("SLIPPERY", (d,), (x, x + _PATCH_M), (begin, float(t[-1]))))
     notes = []
     for row in rows:
