@@ -27,7 +27,7 @@ def required(scene: Scene) -> Counter[str]:
 def test_a_few_seeds_hold_every_kind_that_fusion_detects_and_one_seed_holds_many() -> None:
     scenes = [planted_scene(seed) for seed in (1, 2)]
     every = sum((required(s) for s in scenes), Counter())
-    detected = {rule.kind for rule in RULES if rule.confidence and rule.tests} - {"ROAD_WORKS", "OTHER"}
+    detected = {rule.kind for rule in RULES if rule.limits}  # the others are reported only
     assert detected <= set(every), detected - set(every)
     assert all(required(s).total() >= 45 for s in scenes)
     again = planted_scene(1)
