@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from v2x.events.catalogue import RULES, TRACK_LIMITS, Limit, Rule
 from v2x.topics import KAFKA_TOPICS, UPLINKS, MessageClass, uplink_topic
 
 from v2x_codecs.differences import DIFFERENCES
+from v2x_loadtest.scene import load_scene
 from v2x_services.metrics import CATALOGUE as METRICS
 from v2x_services.metrics import LAWS
 
@@ -46,8 +48,22 @@ def _rule(rule: Rule) -> str:
         text += f"; then silent for {rule.cooldown_ms / 1000:g} s for the same track"
     text += f". Reports within {rule.merge_m:g} m are the same incident"
     text += f", as are {_others(rule)}" if _others(rule) else ""
-    text += f". Tests: {rule.tests}.\n\n"
+    text += f". Tests: {rule.tests}. Scenes of `v2x score`: {', '.join(_scenes(rule.kind))}.\n\n"
     return text + _table(("threshold", "value", "source"), (_limit(n, v) for n, v in rule.limits.items()))
+
+
+@cache
+def _recorded() -> dict[str, frozenset[str]]:
+    """Return the kinds that each recorded scene requires."""
+    return {
+        name: frozenset(e.kind for e in load_scene(name).events if "optional" not in e.details)
+        for name in ("motorway", "urban")
+    }
+
+
+def _scenes(kind: str) -> list[str]:
+    """Return the scenes that a kind is scored in; the planted one has whatever fusion detects."""
+    return [*(name for name, kinds in _recorded().items() if kind in kinds), "planted"]
 
 
 def _others(rule: Rule) -> str:

@@ -63,6 +63,15 @@ def test_two_that_braked_hard_and_stand_against_each_other_are_an_accident_under
     assert told[-1].sources[0]["confidence"] == 120  # of the accident, not of the standing
 
 
+def test_an_accident_over_a_links_end_is_one():
+    w = motorway()
+    w.run([hard(1, 1002.0, 7.0, 6.0), hard(2, 997.2, 9.0, 6.5)], 20.0)  # the first link ends at 1000
+    told = [c for _, c in w.of("ACCIDENT")]
+    assert {c.link for c in told} <= {"M1", "M2"}
+    assert len({c.event_id for c in told}) == 1
+    assert told[-1].tracks == [1, 2]
+
+
 def test_an_accident_ends_when_both_have_gone():
     w = motorway()
     first, second = hard(1, 500.0, 7.0, 6.0), hard(2, 495.2, 9.0, 6.5)

@@ -128,10 +128,24 @@ def test_spat_that_ceases_while_its_rsu_goes_on():
     w = World(crossroads())
     silent(w, (20.0, 50.0))
     assert w.told() == ["SIGNAL_FAILURE ADDED", "SIGNAL_FAILURE ENDED"]
-    (t, added), (_, ended) = w.changes
+    (t, added), _ = w.changes
     assert added.level == 1
     assert 30.0 <= t <= 41.0  # the heartbeat comes each 10 s
     assert 19.5 <= seconds(added.start_ms) <= 31.0
+
+
+def test_silence_counts_from_the_last_word_where_the_rsu_is_heard_often():
+    w = World(crossroads())
+
+    def each(t):
+        w.det.alive("RSU-1", T0 + round(t * 1000))
+        if half(t) and not 20.0 <= t < 50.0:
+            usual(w, t)
+
+    w.run([], 60.0, each)
+    (t, added), (_, ended) = w.changes
+    assert t == pytest.approx(29.6, abs=0.3)  # 10 s after 19.5
+    assert seconds(added.start_ms) == pytest.approx(19.5, abs=0.3)
     assert seconds(ended.end_ms) == pytest.approx(50.0, abs=0.2)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit import fusion_scene as fs
-from tests.unit.fusion_drive import Drive, decoded, engine
+from tests.unit.fusion_drive import CODEC, DECODER, Drive, decoded, engine
 from v2x.columns import Output, Record
+from v2x.fusion.engine import Engine
 from v2x.topics import EVENTS
-from v2x.zones import ZoneMap
+from v2x.zones import ZoneMap, partition_of
 
 LAT, LON = fs.FRAME.e7(0.0, 0.0)
 ZONES = ZoneMap.parse(
@@ -115,6 +116,32 @@ def test_each_is_found_with_its_sources() -> None:
     jam = next(e[0] for e in life.values() if e[0]["kind"] == "CONGESTION")
     assert {(s["device"], s["kind"]) for s in jam["sources"]} == {("G-BBBBBB", 3)}
     assert jam["radius"] == 4750
+
+
+def test_a_pole_beyond_its_zones_border_is_heard_all_the_same() -> None:
+    doc = {
+        "version": 1, "name": "t", "partition_hint": None, "gantries": {}, "sections": [],
+        "zones": [
+            {"id": "A", "polygon": [[31, 120], [31, 120.3], [32, 120.3], [32, 120]], "neighbours": ["B"]},
+            {"id": "B", "polygon": [[31, 120.3], [31, 121], [32, 121], [32, 120.3]], "neighbours": ["A"]},
+        ],
+        "devices": {
+            "RSU-01": {"zone": "B", "halo": [], "lat": 31.5, "lon": 120.301},
+            "POLE-1": {"zone": "B", "halo": [], "lat": 31.5, "lon": 120.2999},
+        },
+    }  # fmt: skip
+    drive = Drive(ZoneMap.parse(doc), genesis=False)
+    drive.engine = Engine(None, drive.zones, DECODER, CODEC, partition_of(b"B", 64), 64, CODEC.decode_kafka)
+    assert list(drive.engine.stations) == ["B"]
+    drive.say("genesis", 0, generation=fs.GENERATION, partition=partition_of(b"B", 64), partitions=64, ts_ms=fs.T0)
+    lon = round(120.2999e7)
+    for t in range(0, 40_000, 100):
+        drive.tick(t)
+        if t % 5_000 == 0:
+            number = drive.next_seq("POLE-1", "env")
+            fields = {**pole(t), "lon": lon}
+            drive.say("pole_env", t, device="POLE-1", boot=1, seq=number, ts_ms=fs.T0 + t, **fields)
+    assert [e["kind"] for e in decoded(drive.out, EVENTS)] == ["FOG"]
 
 
 @settings(max_examples=12, deadline=None)

@@ -189,7 +189,8 @@ class Detector:
         elif c.rule == k.RED_LIGHT:
             began = int(ints[k.RED_MS])
         home = self.border.home(c.track)
-        event = self.book.detect(self.now, kind, began, c.track, place, level, speed, home=home)
+        partner = int(ints[k.PARTNER]) if c.rule == k.ACCIDENT else 0
+        event = self.book.detect(self.now, kind, began, c.track, place, level, speed, home=home, partner=partner)
         if event is None:
             ints[k.ACTIVE + c.rule] = 0  # asked again at the next step, until it is not too soon
             return []

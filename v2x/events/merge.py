@@ -49,16 +49,20 @@ class EventBook:
     # -- our own detection ------------------------------------------------------------------------------------------
     def detect(
         self, now: int, kind: str, start_ms: int, track: int, place: Place, level: int, speed: float, *, ref: str = "",
-        home: str = "",
+        home: str = "", partner: int = 0,
     ) -> OpenEvent | None:  # fmt: skip
         """Open an event of a track, or join the one that is there; None: it is too soon after the last one.
 
         ``ref``: what its source is called, if not by the track (or what stands for one). ``home``: the zone that names
-        it, if it is not this one.
+        it, if it is not this one. ``partner``: the other track of an incident of two; 0 none.
         """
         ref = ref or str(track)
         rule = self.rules[kind]
         event = self.of_track(track, rule.group) or self._joinable(rule, place)
+        if event is None and partner:  # they may stand on two links
+            theirs = self.of_track(partner, rule.group)
+            if theirs is not None and hypot(theirs.place.east - place.east, theirs.place.north - place.north) <= SAME_M:
+                event = theirs
         if event is None and (self._cooling(now, rule, track) or self.abroad.detects(now, rule, track, place, SAME_M)):
             return None
         if event is None:

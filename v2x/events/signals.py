@@ -155,7 +155,8 @@ def _judge(now: int, step: int, table: Any, about: Any, node_of: Any, pairs: Any
         lives = now - about[row, _N_ALIVE] <= p[_P_ALIVE] and about[row, _N_ALIVE] - about[row, _N_TOLD] > STALE_MS
         silent = not fresh and lives and about[row, _N_COUNT] >= p[_P_KNOWN]
         off = fresh and (dark[row] != 0 or (about[row, _N_STATUS] & _OUT_OF_ORDER) != 0)
-        about[row, _N_SILENT] = about[row, _N_SILENT] + step if silent else 0
+        # It fell silent when it last spoke, not when that was noticed.
+        about[row, _N_SILENT] = max(about[row, _N_SILENT], STALE_MS) + step if silent else 0
         about[row, _N_DARK] = about[row, _N_DARK] + step if off else 0
         about[row, _N_CLASH] = about[row, _N_CLASH] + step if clash[row] != 0 else 0
         cause, held = 0, 0

@@ -303,9 +303,10 @@ class Intake:
             return REPEATS
         one = {name: row[x] for name, x in at.items()}
         stations = self._stations(device, one["lat"], one["lon"])
-        home = self._home(one["lat"], one["lon"], stations) if stations else None
-        if home is not None:
-            home.detector.env(device, one["ts_ms"], one)
+        owner = self._e.zones.route(device, one["lat"], one["lon"])[0]  # not by its place: it may stand on a border
+        for station in stations:
+            if station.zone.id == owner:
+                station.detector.env(device, one["ts_ms"], one)
         return NOTED
 
     # -- records of our own -------------------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ A scene holds traffic and truth, never sensor output: sensing happens at replay.
 
 from v2x_loadtest.scene.model import (
     Device,
+    Fault,
     Objects,
     Passages,
     Scene,
     SignalPhase,
     SignalPlan,
+    Spell,
+    Thing,
     Trajectories,
     TruthEvent,
     Vehicles,
@@ -18,11 +21,14 @@ from v2x_loadtest.scene.store import load_scene, save_scene
 
 __all__ = [
     "Device",
+    "Fault",
     "Objects",
     "Passages",
     "Scene",
     "SignalPhase",
     "SignalPlan",
+    "Spell",
+    "Thing",
     "Trajectories",
     "TruthEvent",
     "Vehicles",

@@ -23,7 +23,8 @@ STEP_S: Final = 0.1
 # Object classes of Rsm.participants.object_class.
 CAR, VAN, TRUCK, BUS, CYCLIST, MOTORCYCLIST, TRICYCLIST, PEDESTRIAN = 3, 4, 5, 6, 7, 8, 9, 10
 # Bits of Bsm.event_flags that a scene uses.
-FLAG_HAZARD, FLAG_HARD_BRAKING, FLAG_DISABLED = 1 << 0, 1 << 7, 1 << 11
+FLAG_HAZARD, FLAG_ABS, FLAG_HARD_BRAKING, FLAG_WIPERS = 1 << 0, 1 << 2, 1 << 7, 1 << 9
+FLAG_DISABLED, FLAG_AIRBAG = 1 << 11, 1 << 12
 _HALF_WINDOW: Final = 2  # steps each side over which acceleration and yaw rate are taken
 
 
@@ -180,6 +181,40 @@ class SignalPlan:
         return {"region": self.region, "node": self.node, "status": 0, "phases": phases}
 
 
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An obstacle on the road that is no traffic."""
+
+    obs_type: int  # Rsm.obstacles.obs_type: 3 animal, 5 lost goods, 6 cone ...
+    from_s: float
+    to_s: float
+    lat: float  # deg, at ``from_s``
+    lon: float
+    north_mps: float = 0.0
+    east_mps: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """Weather at one pole: fields of pole_env, in its units, that differ from a dry day's for some time."""
+
+    pole: str
+    from_s: float
+    to_s: float
+    fields: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with the signals that an RSU tells of: "silent", "dark", "clash" (all green) or a status bit."""
+
+    rsu: str
+    from_s: float
+    to_s: float
+    what: str
+    status: int = 0  # IntersectionStatusObject
+
+
 class Scene:
     """A recorded scene; see the module's text for units and frames of reference."""
 
@@ -199,6 +234,9 @@ class Scene:
         events: Sequence[TruthEvent],
         ele_m: float = 5.0,
         info: Mapping[str, Any] | None = None,
+        things: Sequence[Thing] = (),
+        weather: Sequence[Spell] = (),
+        faults: Sequence[Fault] = (),
     ) -> None:
         self.name = name
         self.steps = steps
@@ -215,6 +253,7 @@ class Scene:
         self.events = list(events)
         self.ele_m = ele_m
         self.info = dict(info or {})  # how it was made: seed, SUMO version, licence
+        self.things, self.weather, self.faults = list(things), list(weather), list(faults)
         self._index()
 
     def _index(self) -> None:
@@ -247,7 +286,25 @@ class Scene:
 
     def signals(self, rsu_id: str, t_s: float) -> list[dict[str, Any]]:
         """Return what this RSU's SPAT says at ``t_s``: rows of Spat.intersections, empty where it has no signals."""
-        return [plan.spat(t_s) for plan in self.plans if plan.rsu == rsu_id]
+        said = [plan.spat(t_s) for plan in self.plans if plan.rsu == rsu_id]
+        for fault in self.faults:
+            if fault.rsu == rsu_id and fault.from_s <= t_s < fault.to_s:
+                if fault.what == "silent":
+                    return []
+                light = {"dark": 1, "clash": 6}.get(fault.what)
+                for node in said:
+                    node["status"] |= fault.status
+                    for phase in node["phases"] if light else ():
+                        phase["light"] = light
+        return said
+
+    def sky(self, pole: str, t_s: float) -> dict[str, int]:
+        """Return what a pole's measurement differs by from a dry day's at ``t_s``."""
+        out: dict[str, int] = {}
+        for spell in self.weather:
+            if spell.pole == pole and spell.from_s <= t_s < spell.to_s:
+                out.update(spell.fields)
+        return out
 
     def travel_truth(self, section: str, from_s: float, to_s: float) -> list[tuple[int, float, float]]:
         """Return (vehicle, at the first gantry, at the second) of all that did both within [from_s, to_s)."""

@@ -57,7 +57,10 @@ def unpack(planes: npt.NDArray[np.uint8], order: int) -> npt.NDArray[np.int32]:
 
 
 def save_scene(scene: Scene, path: Path) -> int:
-    """Write the scene; return the size in bytes."""
+    """Write the scene; return the size in bytes; ValueError for what is computed only."""
+    if scene.things or scene.weather or scene.faults:
+        msg = f"scene {scene.name} has things, weather or faults of signals, which the file cannot hold"
+        raise ValueError(msg)
     tr, veh, pas = scene.trajectories, scene.vehicles, scene.passages
     new = np.ones(len(tr.vehicle), bool)
     new[1:] = (tr.vehicle[1:] != tr.vehicle[:-1]) | (tr.step[1:] != tr.step[:-1] + 1)

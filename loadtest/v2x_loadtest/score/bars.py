@@ -98,6 +98,8 @@ BARS: Final[dict[tuple[str, str], tuple[Bar, ...]]] = {
     ("motorway", "plain"): (*_TOLD, *_JAM, Bar("travel_mape", high=5)),
     ("motorway", "tolls"): (Bar("travel_mape", high=10),),
     ("jam", "plain"): _JAM,
+    ("planted", "plain"): (*_TOLD, *_JAM),
+    ("free", "plain"): (Bar("false_zone_hour", high=1),),
 }  # fmt: skip
 
 

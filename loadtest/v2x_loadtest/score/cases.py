@@ -19,6 +19,7 @@ from v2x.geo import LocalFrame
 from v2x.zones import ZoneMap
 
 from v2x_loadtest.audit.ledger import SENT, Ledger
+from v2x_loadtest.planted.scene import planted_scene
 from v2x_loadtest.scene import Scene, TruthEvent, load_scene
 from v2x_loadtest.score.matching import F64
 from v2x_loadtest.score.play import Message
@@ -35,15 +36,21 @@ _AROUND_M: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class SceneRow:
-    """A scene: a recorded one by name, or a setting of the generator."""
+    """A scene: a recorded one by name, one that a seed plants, or a setting of the generator."""
 
     what: str
     recorded: str = ""
+    planted: Mapping[str, Any] | None = None  # arguments of planted_scene
     setting: Mapping[str, Any] = field(default_factory=dict)
     window_s: tuple[float, float] | None = None  # of a recorded scene; None: all of it
     around: str = ""  # kind of the event round which alone tracks are scored
     events: bool = False  # told events are judged
     warm_s: float = 2.0  # from the start of the window: sensors were just switched on
+
+    @property
+    def tolled(self) -> bool:
+        """Say whether it has gantries."""
+        return bool(self.recorded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +69,10 @@ SCENES: Final[dict[str, SceneRow]] = {
     "urban": SceneRow("recorded, six signalled junctions, planted events, pedestrians", "urban", events=True),
     "jam": SceneRow("the recorded motorway round its jam", "motorway", window_s=(10, 115), around="CONGESTION"),
     "prototype": SceneRow("generated, that of the fusion prototype: 2 km, 3 lanes, 150 vehicles, 8 RSUs", setting={}),
-    "free": SceneRow("generated, free flow: 3 km both ways, 80 vehicles, 12 RSUs",
-                     setting={"kind": "both_ways", "vehicles": 80, "length_m": 3000.0, "rsus": 12}),
+    "planted": SceneRow("planted by the seed: about 70 events of every kind, and as much that only looks like one",
+                        planted={}, events=True),
+    "free": SceneRow("the road of `planted` in free flow: 5 km both ways, three crossings, nothing happens",
+                     planted={"planted": False}, events=True),
     "crossing": SceneRow("generated, one crossing with turns, people and cyclists, 4 RSUs",
                          setting={"kind": "crossing", "rsus": 4}),
     "dense": SceneRow("generated, 1,200 vehicles at once on 8 km both ways, 32 RSUs",
@@ -158,13 +167,15 @@ def variant_row(name: str) -> VariantRow:
 def make_case(name: str, variant: str, seed: int, seconds: float | None = None) -> Case:
     """Return a case; ``seconds`` cuts its window short. ConfigError for what does not go together."""
     scene, change = scene_row(name), variant_row(variant)
-    if change.gantries and not scene.recorded:
+    if change.gantries and not scene.tolled:
         raise ConfigError(f"variant {variant} needs gantries; scene {name} is generated and has none")
-    return (_recorded if scene.recorded else _generated)(name, scene, variant, change, seed, seconds)
+    return (_recorded if scene.recorded or scene.planted is not None else _generated)(
+        name, scene, variant, change, seed, seconds
+    )
 
 
 def _recorded(name: str, row: SceneRow, variant: str, change: VariantRow, seed: int, seconds: float | None) -> Case:
-    scene = copy.copy(load_scene(row.recorded))
+    scene = copy.copy(load_scene(row.recorded)) if row.recorded else planted_scene(seed, **(row.planted or {}))
     begin, end = row.window_s or (0.0, scene.duration_s)
     window = (begin, min(end, begin + seconds) if seconds else end)
     _check_length(name, window, row.warm_s)
@@ -269,5 +280,5 @@ def pairs(scenes: Sequence[str], variants: Sequence[str]) -> Iterator[tuple[str,
     """Yield every scene in every variant; of several variants those that a scene cannot have are left out."""
     for scene in scenes:
         for variant in variants:
-            if len(variants) == 1 or scene_row(scene).recorded or not variant_row(variant).gantries:
+            if len(variants) == 1 or scene_row(scene).tolled or not variant_row(variant).gantries:
                 yield scene, variant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,15 +22,17 @@ from v2x_loadtest.score.traffic import (
 )
 
 ARM_M: Final = 110.0
-_STOP_M: Final = 14.0  # from the middle to the line
-_GREEN_S: Final = 9.0
-_ALL_RED_S: Final = 3.0
+STOP_M: Final = 14.0  # from the middle to the line
+GREEN_S: Final = 9.0
+ALL_RED_S: Final = 3.0
+CYCLE_S: Final = 4 * (GREEN_S + ALL_RED_S)  # one arm after the other
+OFFSET_S: Final = float(np.random.default_rng(7).uniform(0, CYCLE_S))  # second 0 is so far in the first arm's cycle
 _SPEED: Final = 12.0
 _HEADWAY_S, _STANDING_M, _ACCEL, _BRAKE, _CALM = 1.2, 2.5, 1.8, 2.5, 1.5
 
 
 @dataclass(slots=True)
-class _Route:
+class Route:
     """A line, an arc to the right (turn < 0) or left (turn > 0) or none, a line; from an arm's end."""
 
     lateral: float  # of the approach, right of the middle
@@ -62,27 +65,26 @@ class _Route:
         return self.mps if s < self.entry + abs(self.turn) * self.radius else _SPEED
 
 
-def _routes(rng: np.random.Generator, lane: int) -> _Route:
+def _routes(rng: np.random.Generator, lane: int) -> Route:
     """Return a route from a lane: 0 the left one (left or straight), 1 the right one (right or straight)."""
     lateral = LANE_M * (lane + 0.5)
     if rng.random() < 0.3:
-        return _Route(lateral, 1.0, 0.0, _SPEED)
+        return Route(lateral, 1.0, 0.0, _SPEED)
     if lane == 0:  # into the left arm's left lane
         radius = 14.0
-        return _Route(lateral, radius, np.pi / 2, float(rng.uniform(7, 8)), ARM_M + LANE_M * 0.5 - radius)
+        return Route(lateral, radius, np.pi / 2, float(rng.uniform(7, 8)), ARM_M + LANE_M * 0.5 - radius)
     radius = 8.0
-    return _Route(lateral, radius, -np.pi / 2, float(rng.uniform(5, 6)), ARM_M - LANE_M * 1.5 - radius)
+    return Route(lateral, radius, -np.pi / 2, float(rng.uniform(5, 6)), ARM_M - LANE_M * 1.5 - radius)
 
 
 def _queue(rng: np.random.Generator, steps: int, arm: int, lane: int) -> list[tuple[F64, F64, int]]:
     """Return (x, y, class) of all vehicles of one approach lane, x towards the middle."""
-    line = ARM_M - _STOP_M
-    routes: list[_Route] = []
+    line = ARM_M - STOP_M
+    routes: list[Route] = []
     spots: list[F64] = []
     kinds: list[int] = []
     s, v, born = list[float](), list[float](), 0.0
-    cycle = 4 * (_GREEN_S + _ALL_RED_S)
-    offset = float(np.random.default_rng(7).uniform(0, cycle))
+    cycle, offset = CYCLE_S, OFFSET_S
     for step in range(-300, steps):
         t = step * STEP_S
         if t >= born and (not s or s[-1] > 15.0):
@@ -92,7 +94,7 @@ def _queue(rng: np.random.Generator, steps: int, arm: int, lane: int) -> list[tu
             s.append(0.0)
             v.append(9.0)
             born = t + 3.0 + rng.exponential(7.0)
-        green = (t + offset - arm * (_GREEN_S + _ALL_RED_S)) % cycle < _GREEN_S
+        green = (t + offset - arm * (GREEN_S + ALL_RED_S)) % cycle < GREEN_S
         for j, route in enumerate(routes):
             if s[j] > 2.6 * ARM_M:
                 continue
@@ -138,13 +140,18 @@ def _walker(rng: np.random.Generator, steps: int) -> tuple[F64, F64]:
 def _cyclist(rng: np.random.Generator, steps: int) -> tuple[F64, F64]:
     """Return a cyclist along the kerb, round the corner to the right."""
     radius = 4.0
-    route = _Route(9.0, radius, -np.pi / 2, 3.5, ARM_M - 9.0 - radius)
+    route = Route(9.0, radius, -np.pi / 2, 3.5, ARM_M - 9.0 - radius)
     s = rng.uniform(20, 60) + np.cumsum(np.full(steps, rng.uniform(3.8, 5.2) * STEP_S))
     return route.place(s)
 
 
-def crossing(seed: int, seconds: float, walkers: int = 16, cyclists: int = 6) -> Traffic:
-    """Return a crossing's traffic about its middle; arms reach ``ARM_M`` to east, north, west and south."""
+def crossing(
+    seed: int, seconds: float, walkers: int = 16, cyclists: int = 6, arms: Sequence[int] = range(4)
+) -> Traffic:
+    """Return a crossing's traffic about its middle; arms reach ``ARM_M`` to east, north, west and south.
+
+    ``arms``: from where vehicles come; 0 west, 1 south, 2 east, 3 north.
+    """
     rng = np.random.default_rng([seed, 2])
     steps = round(seconds / STEP_S) + 2
     columns: list[tuple[F64, F64, int]] = []
@@ -153,7 +160,7 @@ def crossing(seed: int, seconds: float, walkers: int = 16, cyclists: int = 6) ->
         c, d = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns]
         columns.append((c * x - d * y, d * x + c * y, cls))
 
-    for arm in range(4):
+    for arm in arms:
         for lane in range(2):
             for x, y, cls in _queue(rng, steps, arm, lane):
                 add(x, y, arm, cls)

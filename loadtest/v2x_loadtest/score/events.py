@@ -242,7 +242,9 @@ def _distance(event: TruthEvent, record: Stamped, truth: Truth, ledger: Ledger, 
     here = _local(truth, value["lat"] * 1e-7, value["lon"] * 1e-7)
     places = [_local(truth, event.lat, event.lon), *_extent(event, found, truth)]
     places += [p for p in (truth.place(v, t) for v in event.vehicles for t in (found, start)) if p is not None]
-    return _to_line(here, places) if event.kind == "CONGESTION" else min(_gap(here, p) for p in places)
+    if event.kind == "CONGESTION":
+        return _to_line(here, places)
+    return max(min(_gap(here, p) for p in places) - float(event.details.get("reach_m", 0.0)), 0.0)
 
 
 def _local(truth: Truth, lat: float, lon: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from v2x_loadtest.bench.plot import STYLE
+from v2x_loadtest.score import kinds
 from v2x_loadtest.score.bars import EVENTS, TRACKS, mean_of
 from v2x_loadtest.score.case_run import CaseScore
 from v2x_loadtest.score.figures import Trace
@@ -47,6 +48,8 @@ def page(parts: Sequence[Part]) -> str:
     )
     for part in parts:
         body += [f"<h2>{escape(part.title)}</h2>", _table(part)]
+        if part.kinds:
+            body.append(_kinds(part))
         if part.first is not None:
             body += _plots(part.first)
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}{_MORE}</style>'
@@ -75,6 +78,13 @@ def _table(part: Part) -> str:
         rows.append(f"<tr>{text}<td>{marks}</td></tr>")
     seeds = ", ".join(map(str, part.seeds))
     return f'<p class="note">Seeds {seeds}.</p><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _kinds(part: Part) -> str:
+    head = "".join(f"<th>{escape(x)}</th>" for x in kinds.HEADS)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in row)}</tr>" for row in kinds.rows(part.kinds))
+    note = "Events by kind, all seeds together, with 95 % intervals (Wilson). Delays are after the rule's dwell."
+    return f'<p class="note">{note}</p><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _plots(first: CaseScore) -> list[str]:

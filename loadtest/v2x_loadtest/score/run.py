@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from v2x_loadtest.score import kinds
 from v2x_loadtest.score.bars import FIGURES, Verdict, judge, mean_of
 from v2x_loadtest.score.case_run import CaseScore, Say, run_case
 from v2x_loadtest.score.cases import Case, make_case, scene_row, variant_row
@@ -23,6 +24,7 @@ class Part:
     trackers: Rows = field(default_factory=dict)
     first: CaseScore | None = None  # of the first seed, for the report
     told: list[dict[str, Any]] = field(default_factory=list)  # events missed, invented and told twice, by seed
+    kinds: dict[str, kinds.Tally] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -44,6 +46,7 @@ class Part:
         score.case.messages.clear()
         if score.events is not None:
             self.told += _told(score, seed)
+            kinds.add(self.kinds, score.events)
 
 
 def run_part(
@@ -102,6 +105,7 @@ def _part(part: Part) -> dict[str, Any]:
             for v in part.verdicts()
         ],
         "events": part.told,
+        "kinds": kinds.to_dict(part.kinds) if part.kinds else {},
     }
 
 

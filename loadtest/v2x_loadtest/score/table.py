@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from v2x_loadtest.score import kinds
 from v2x_loadtest.score.bars import EVENTS, TRACKS, Mean, Verdict, mean_of
 from v2x_loadtest.score.baselines import BASELINES
 from v2x_loadtest.score.run import Part
@@ -55,6 +56,15 @@ def print_part(console: Console, part: Part) -> None:
         row.append(Text("; ".join(m[0] for m in marks), style=marks[0][1] if marks else ""))
         table.add_row(*row)
     console.print(table)
+    if part.kinds:
+        by_kind = Table(
+            title="events by kind, all seeds together (95 % intervals)", title_justify="left", box=SIMPLE_HEAD
+        )
+        for nth, head in enumerate(kinds.HEADS):
+            by_kind.add_column(head, justify="right" if nth else "left", no_wrap=True)
+        for cells_of_kind in kinds.rows(part.kinds):
+            by_kind.add_row(*cells_of_kind)
+        console.print(by_kind)
     for told in part.told:
         console.print(
             Text(

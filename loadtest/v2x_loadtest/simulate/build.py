@@ -25,6 +25,7 @@ from v2x_loadtest.simulate.options import Options, TimeMap
 from v2x_loadtest.simulate.sensors import RsuSensors
 from v2x_loadtest.simulate.steady import CODE, Steady
 from v2x_loadtest.simulate.step import MESSAGE, REPEAT, SPOILT, UNAVAILABLE, Collected, Step
+from v2x_loadtest.simulate.things import Obstacles
 from v2x_loadtest.simulate.tolling import Tolling
 
 I8 = npt.NDArray[np.int64]
@@ -35,8 +36,8 @@ class Generator:
 
     def __init__(self, scene: Scene, options: Options, wall0_us: int) -> None:
         options.check(scene.duration_s)
-        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(options.seed).spawn(7)]
-        fleet_rng, sensor_rng, gnss_rng, self._link_rng, toll_rng, slow_rng, self._pick = streams
+        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(options.seed).spawn(8)]
+        fleet_rng, sensor_rng, gnss_rng, self._link_rng, toll_rng, slow_rng, self._pick, thing_rng = streams
         self.scene, self.options = scene, options
         self.time = TimeMap.start(wall0_us, options, scene.duration_s)
         self.fleet: Fleet = make_fleet(scene, options, wall0_us // 1000, fleet_rng)
@@ -57,6 +58,11 @@ class Generator:
             options.sensors,
             sensor_rng,
         )
+        self._things: Obstacles | None = None
+        if scene.things:
+            errors = self.sensors.sigma, self.sensors.bias
+            devices = [scene.devices[i] for i in self._rsu]
+            self._things = Obstacles(devices, scene.things, errors, scene.step_s, options.sensors, thing_rng)
         self._obus = Obus(
             np.array([scene.devices[i].props["vehicle"] for i in self._obu], np.int64),
             scene.vehicles,
@@ -186,6 +192,8 @@ class Generator:
         m = np.zeros(len(kind), MESSAGE)
         m["device"], m["code"], m["seq"], m["ts_ms"], m["flags"] = device, code, seq, ts, flags
         m["start"], m["end"], m["step"] = start, end, k
+        if self._things is not None:
+            blob = self._obstruct(k, m, blob)
         self._spoil(m)
         link, rng, n = self.options.link, self._link_rng, len(m)
         tail = np.exp(rng.normal(np.log(link.tail_median_ms), link.tail_sigma, n))
@@ -196,6 +204,21 @@ class Generator:
         again["intended_us"] += rng.integers(1_000, 60_000, len(again))
         m = np.concatenate([m, again])
         return Step(m[np.argsort(m["intended_us"], kind="stable")], blob)
+
+    def _obstruct(self, k: int, m: npt.NDArray[Any], blob: bytes) -> bytes:
+        """Put the things into the RSMs of those that see any: an RSM's last byte says that it has none."""
+        assert self._things is not None
+        more = bytearray(blob)
+        rows = {int(d): n for n, d in enumerate(m["device"].tolist()) if m["code"][n] == CODE["rsu", "rsm"]}
+        stamp = int(m["ts_ms"][next(iter(rows.values()))]) if rows else 0
+        for rsu, obstacles in self._things.sense(k % self._steps, stamp).items():
+            for device in self.fleet.at[:, self._rsu[rsu]].tolist():
+                if device in rows:
+                    n = rows[device]
+                    whole = blob[int(m["start"][n]) : int(m["end"][n]) - 1] + obstacles
+                    m["start"][n], m["end"][n] = len(more), len(more) + len(whole)
+                    more += whole
+        return bytes(more)
 
     def _number(self, device: I8, code: Any) -> I8:
         """Return the next numbers per device and type, in the order given."""

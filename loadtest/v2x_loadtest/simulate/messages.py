@@ -145,14 +145,23 @@ def gantry_hb_record(ref: Sequence[int], gantry_hex: str, backlog: tuple[int, in
     }
 
 
-def pole_record(ref: Sequence[int], t_s: float, noise: Sequence[float]) -> dict[str, Any]:
-    """Return a pole's measurement on a dry day; ``noise``: four standard normal numbers."""
+def pole_record(
+    ref: Sequence[int], t_s: float, noise: Sequence[float], sky: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Return a pole's measurement on a dry day; ``noise``: four standard normal numbers.
+
+    ``sky``: what is different, measured to 2 % (the surface's kind as it is, its temperature to 0.2 degC).
+    """
     n = [float(x) for x in noise]
-    return {
+    dry = {
         **place(ref), "visibility": max(round(8000 + 300 * n[0]), 0), "rain": 0, "surface": 1, "water_film": 0,
         "friction": 80, "surface_temp": round(245 + t_s / 60 + 2 * n[1]), "air_temp": round(212 + 2 * n[2]),
         "humidity": 620, "wind_speed": max(round(23 + 4 * n[3]), 0), "wind_dir": round(1350 + 40 * n[0]) % 3600,
     }  # fmt: skip
+    for name, value in (sky or {}).items():
+        by = 0.0 if name == "surface" else 2 * n[1] if name == "surface_temp" else 0.02 * n[0] * value
+        dry[name] = round(value + by)
+    return dry
 
 
 def pile_record(ref: Sequence[int], state: int, charged_s: float) -> dict[str, Any]:

@@ -113,6 +113,8 @@ class Steady:
     def _spat(self, k: int, device: int, out: Collected) -> None:
         local_s = self._time(k % self._steps, device)
         crossings = self._scene.signals(self._scene.devices[self._base[device]].id, local_s)
+        if not crossings:
+            return  # out of order
         stamp = self._clock.stamp(device, self._time(k, device))
         shift = self._copy[device] * self._region_shift
         out.add_ints(CODE["rsu", "spat"], device, stamp, messages.spat_ints(stamp[0], crossings, shift))
@@ -150,7 +152,8 @@ class Steady:
 
     def _pole(self, k: int, device: int, out: Collected) -> None:
         noise = self._rng.normal(0, 1, 4).tolist()
-        record = messages.pole_record(self._ref[device], self._time(k, device), noise)
+        sky = self._scene.sky(self._scene.devices[self._base[device]].id, self._time(k % self._steps, device))
+        record = messages.pole_record(self._ref[device], self._time(k, device), noise, sky)
         self._add(CODE["pole", "env"], k, device, record, out)
 
     def _pile(self, k: int, device: int, out: Collected) -> None:
