@@ -348,6 +348,16 @@ def test_a_pedestrian_beside_the_road_or_on_the_crosswalk_is_none():
 
 
 # -- the table, and the machine as a whole ----------------------------------------------------------------------------
+@pytest.mark.parametrize(("speed", "events"), [(1.2, 1), (5.0, 2)], ids=["walks", "rides"])
+def test_a_pedestrian_whom_a_unit_takes_for_a_cyclist_stays_one_event(speed, events):
+    w = World(street_nodes())
+    walker = Car(1, lambda t: 50.0 + 1.2 * t, lambda t: speed if 4.0 <= t < 9.0 else 1.2, lane=2, cls=10)
+    while w.t < 20.0:
+        walker.cls = 7 if 4.0 <= w.t < 9.0 else 10
+        w.run([walker], round(w.t + 0.1, 6))
+    assert len(w.ids("PEDESTRIAN")) == events
+
+
 def test_the_catalogue_is_one_table_without_doubles():
     assert len(KINDS) == len(RULES)
     codes = [rule.code for rule in RULES if rule.code]

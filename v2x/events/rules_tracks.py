@@ -188,7 +188,7 @@ TRACK_RULES: Final[tuple[Rule, ...]] = (
         merge_m=50.0,
         update_ms=1000,
         move_m=50.0,
-        what="A vehicle slows by 4 m/s2 for a second, surely: by the line through its speeds of 1.2 s, and its variance",
+        what="A vehicle slows by 4 m/s2 for a second: surely, by a line through 1.2 s of its speeds and what that errs",
         tests="test_events_rules.py",
         limits={
             "enter_mps2": Limit(4, "m/s2", "field: 3 is common and too near daily driving; 4 is hard"),
@@ -221,6 +221,9 @@ TRACK_RULES: Final[tuple[Rule, ...]] = (
         limits={
             "inside_m": Limit(0.6, "m", "ours: with half a metre of error, who walks beside the road is not on it"),
             "crosswalk_m": Limit(1.5, "m", "ours: beside the stripes is still crossing there"),
+            "pace_mps": Limit(
+                2.8, "m/s", "ours: no faster (10 km/h), one that was told is no cyclist by a changed class"
+            ),
             "age_ms": Limit(600, "ms", "ours: the danger is great and pedestrians are slow: shorter than for vehicles"),
         },
     ),

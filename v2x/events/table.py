@@ -116,6 +116,7 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_FOOT_AGE, foot, "age_ms"),
         (k.P_FOOT_IN, foot, "inside_m"),
         (k.P_FOOT_WALK, foot, "crosswalk_m"),
+        (k.P_FOOT_PACE, foot, "pace_mps"),
         (k.P_EMER_ON, emer, "enter_mps"),
         (k.P_EMER_OFF, emer, "exit_mps"),
         (k.P_EMER_IN, emer, "inside_m"),
