@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, degrees, pi, radians, sin
+from math import atan2, cos, degrees, pi, radians, sin
 
 import pytest
 from tests.unit.events_world import (
@@ -198,6 +198,19 @@ def test_who_passes_in_the_next_lane_is_none():
     fast = cruising(2, 200.0, 38.0, lane=1)
     w.run([slow, fast], 12.0)
     assert not w.of("NEAR_MISS")
+
+
+@pytest.mark.parametrize(("aside", "found"), [(0.0, True), (1.2, False)], ids=["straight on", "steers out"])
+def test_who_steers_out_from_behind_a_standing_vehicle_passes_it(aside, found):
+    w = motorway()
+    stands = Car(1, lambda _t: 200.0, lambda _t: 0.0)
+    v, t0 = 6.0, 8.0  # level with it, but for its length, at ``t0``, and 1.1 m aside
+    other = Car(2, lambda t: 195.5 - v * (t0 - t), lambda _t: v, alive=lambda t: t < t0 + 0.3)
+    other.heading = 90.0 - degrees(atan2(aside, v))
+    while w.t < 10.0:
+        other.y = lane_y(2) + (1.1 - aside * (t0 - w.t) if aside else 0.3)
+        w.run([stands, other], round(w.t + 0.1, 6))
+    assert bool(w.of("NEAR_MISS")) == found
 
 
 def test_a_wrong_way_driver_and_who_comes_towards_him():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -255,6 +256,33 @@ def test_soft_short_or_impossible_braking_is_none(decel, for_s):
 
 
 # -- the wrong way, and on foot ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("decel", "for_s", "found"), [(3.4, 4.0, 0), (4.8, 1.3, 8)], ids=["usual", "hard"])
+def test_braking_is_judged_by_all_speeds_not_by_the_two_that_err_most(decel, for_s, found):
+    w = motorway()
+    rng = np.random.default_rng(1)
+    cars = []
+    for i in range(8):
+        noise = rng.normal(0.0, 0.2, 200)
+        car = braking(decel, for_s)
+        cars.append(
+            Car(
+                i + 1,
+                lambda t, i=i: 200.0 * i + 20.0 * t,
+                lambda t, car=car, noise=noise: car.v(t) + float(noise[round(t * 10)]),
+            )
+        )
+    w.run(cars, 12.0)
+    assert len(w.ids("HARD_BRAKING")) == found
+
+
+def test_who_brakes_harder_still_is_raised_to_grave():
+    w = motorway()
+    w.run([Car(1, lambda t: 30.0 * t, lambda t: 35.0 - 4.8 * max(0.0, t - 5.0) - 3.0 * max(0.0, t - 6.5))], 9.0)
+    levels = [change.level for _, change in w.of("HARD_BRAKING")]
+    assert levels[0] == 1
+    assert max(levels) == 2
+
+
 def test_wrong_way():
     w = motorway()
     w.run([Car(1, lambda t: 900.0 - 20.0 * t, lambda _t: 20.0, lane=1, heading=272.0)], 10.0)
@@ -320,6 +348,16 @@ def test_a_pedestrian_beside_the_road_or_on_the_crosswalk_is_none():
 
 
 # -- the table, and the machine as a whole ----------------------------------------------------------------------------
+@pytest.mark.parametrize(("speed", "events"), [(1.2, 1), (5.0, 2)], ids=["walks", "rides"])
+def test_a_pedestrian_whom_a_unit_takes_for_a_cyclist_stays_one_event(speed, events):
+    w = World(street_nodes())
+    walker = Car(1, lambda t: 50.0 + 1.2 * t, lambda t: speed if 4.0 <= t < 9.0 else 1.2, lane=2, cls=10)
+    while w.t < 20.0:
+        walker.cls = 7 if 4.0 <= w.t < 9.0 else 10
+        w.run([walker], round(w.t + 0.1, 6))
+    assert len(w.ids("PEDESTRIAN")) == events
+
+
 def test_the_catalogue_is_one_table_without_doubles():
     assert len(KINDS) == len(RULES)
     codes = [rule.code for rule in RULES if rule.code]

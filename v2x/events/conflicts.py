@@ -156,9 +156,12 @@ def followers(
         if closing < p[k.P_MISS_MIN] or mine <= 0.0 or room > closing * p[k.P_MISS_TTC]:
             continue
         aside -= vel_n[j] * ue - vel_e[j] * un
-        over = _size(i, tracks)[1] + _size(j, tracks)[1] - p[k.P_MISS_IN]
-        if max(abs(lateral[i] - lateral[j]), abs(lateral[i] - lateral[j] + aside * room / closing)) > over:
-            continue  # beside each other, or so when they are level: it changes the lane
+        wide = _size(i, tracks)[1] + _size(j, tracks)[1]
+        off = lateral[i] - lateral[j]
+        if abs(off) > wide - p[k.P_MISS_IN]:
+            continue  # beside each other
+        if abs(off + aside * (room / closing + p[k.P_MISS_LAG])) > wide * (1.0 - p[k.P_MISS_OVER]):
+            continue  # ... or so when they are level: one changes the lane
         queue = speed[j] <= p[k.P_STOP_LEAD] and (
             jam_since[to] > 0
             or (lead[j] >= 0 and gap[j] <= p[k.P_STOP_GAP] and speed[lead[j]] <= p[k.P_STOP_LEAD])

@@ -182,7 +182,7 @@ class Detector:
         level = self._level(kind, place, speed, int(view.lane[c.row]))
         ints, began = self.table.ints[c.row], c.at_ms
         if c.rule == k.HARD_BRAKING:
-            level = 2 if self._braking(c.row) >= rule.limit("grave_mps2") else 1
+            level = self._braking(c.row)
             began -= BRAKE_WINDOW_MS
         elif c.rule == k.NEAR_MISS:
             level = self._near_miss(view, c.row)
@@ -209,10 +209,10 @@ class Detector:
     def _still(self, c: Crossing, rule: int) -> bool:
         return c.row >= 0 and bool(self.table.ints[c.row, k.ACTIVE + rule])
 
-    def _braking(self, row: int) -> float:
-        reals, times = self.table.reals[row], self.table.times
-        span = (times[-1] - times[0]) / 1000.0
-        return float((reals[0] - reals[k.HISTORY - 1]) / span) if span > 0 else 0.0
+    def _braking(self, row: int) -> int:
+        speeds = self.table.reals[row, : k.HISTORY]
+        grave = self.rules["HARD_BRAKING"].limit("grave_mps2")
+        return 2 if speeds[0] >= 0.0 and k.slowing.py_func(speeds, self.table.times)[0] >= grave else 1
 
     def _follow(self, view: TrackView) -> None:
         """Keep place and speed of the events whose vehicle moves."""
@@ -226,7 +226,11 @@ class Detector:
                 if not place.link:  # in a junction, or off the map for a moment
                     place.link, place.lane = event.place.link, event.place.lane
                 event.place, event.speed = place, view.speed.item(row)
-                event.level = max(event.level, self._level(event.kind, place, event.speed, view.lane.item(row)))
+                if event.kind == "HARD_BRAKING":
+                    level = self._braking(row)
+                else:
+                    level = self._level(event.kind, place, event.speed, view.lane.item(row))
+                event.level = max(event.level, level)
 
     # -- jams and things --------------------------------------------------------------------------------------------
     def _jam(self, change: JamChange) -> list[EventChange]:

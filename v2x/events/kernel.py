@@ -34,8 +34,8 @@ HELD, SINCE, OFF, ACTIVE = 0, RULE_COUNT, 2 * RULE_COUNT, 3 * RULE_COUNT
     FROM_LANE, RED_STATE, RED_MS, RED_TOLD_MS,  # v2x.events.stopline
     INT_WIDTH,
 ) = range(4 * RULE_COUNT, 4 * RULE_COUNT + 12)  # fmt: skip
-# Columns of a track's real row: speeds of the last second, then the last state.
-HISTORY: Final = 11
+# Columns of a track's real row: speeds of the last 1.2 s, then the last state.
+HISTORY: Final = 13
 EAST, NORTH, VEL_E, VEL_N, SLOWEST, TURN, TTC, REAL_WIDTH = range(HISTORY, HISTORY + 8)  # TURN rad/s, TTC s
 
 # Thresholds, in the order of ``parameters``.
@@ -46,14 +46,15 @@ EAST, NORTH, VEL_E, VEL_N, SLOWEST, TURN, TTC, REAL_WIDTH = range(HISTORY, HISTO
     P_WRONG_COS, P_WRONG_ON, P_WRONG_OFF, P_WRONG_END, P_WRONG_IN,
     P_FAST_ON, P_FAST_OFF, P_FAST_NONE,
     P_SLOW_ON, P_SLOW_OFF, P_SLOW_NONE, P_SLOW_STOP, P_SLOW_ACC, P_SLOW_GAIN, P_SLOW_GAP, P_SLOW_BEHIND, P_SLOW_AHEAD,
-    P_BRAKE_ON, P_BRAKE_OFF, P_BRAKE_MAX, P_BRAKE_AGE,
-    P_FOOT_AGE, P_FOOT_IN, P_FOOT_WALK,
+    P_BRAKE_ON, P_BRAKE_OFF, P_BRAKE_ERROR, P_BRAKE_SIGMAS, P_BRAKE_MAX, P_BRAKE_AGE,
+    P_FOOT_AGE, P_FOOT_IN, P_FOOT_WALK, P_FOOT_PACE,
     P_EMER_ON, P_EMER_OFF, P_EMER_IN, P_EMER_ACC,
     P_CRASH_BRAKE, P_CRASH_WITHIN, P_CRASH_GAP, P_CRASH_COS, P_AIRBAG, P_AIRBAG_DWELL,
-    P_MISS_TTC, P_MISS_NEED, P_MISS_QUEUE, P_MISS_MIN, P_MISS_COS, P_MISS_AGE, P_MISS_IN, P_MISS_HALT,
+    P_MISS_TTC, P_MISS_NEED, P_MISS_QUEUE, P_MISS_MIN, P_MISS_COS, P_MISS_AGE, P_MISS_IN, P_MISS_OVER, P_MISS_LAG,
+    P_MISS_HALT,
     P_RED_MARGIN, P_RED_CLEAR, P_RED_ASIDE, P_RED_OPEN,
     P_COUNT,
-) = range(62)  # fmt: skip
+) = range(67)  # fmt: skip
 
 _PEDESTRIAN_CLASS: Final = 10
 _CYCLIST_CLASS: Final = 7
@@ -139,6 +140,26 @@ def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any
 
 
 @helper
+def slowing(speeds: Any, times: Any) -> tuple[float, float]:
+    """Return the deceleration, m/s2, of the straight line through speeds (m/s) at event times, and its variance.
+
+    The variance is that by the speeds' scatter about the line: what is wrong for longer than all of it is not in it.
+    """
+    count = speeds.shape[0]
+    t, v = 0.0, 0.0
+    for x in range(count):
+        t += (times[x] - times[0]) * 1e-3 / count
+        v += speeds[x] / count
+    tt, tv, vv = 0.0, 0.0, 0.0
+    for x in range(count):
+        dt, dv = (times[x] - times[0]) * 1e-3 - t, speeds[x] - v
+        tt += dt * dt
+        tv += dt * dv
+        vv += dv * dv
+    return -tv / tt, max(0.0, vv - tv * tv / tt) / (count - 2) / tt
+
+
+@helper
 def conditions(
     now: int,
     speed: Any,
@@ -199,18 +220,21 @@ def conditions(
         if v > p[P_SEEN] and mature[i]:
             ints[i, MOVED] = 1
         has_history = reals[i, 0] >= 0.0 and span > 0.5
-        accel = (reals[i, newest] - reals[i, 0]) / span if has_history else 0.0
-        if has_history and -accel >= p[P_CRASH_BRAKE] and lived_ms[i] >= p[P_BRAKE_AGE]:
+        decel, variance = slowing(reals[i, :HISTORY], times) if has_history else (0.0, 0.0)
+        if decel >= p[P_CRASH_BRAKE] and lived_ms[i] >= p[P_BRAKE_AGE]:
             ints[i, BRAKED_MS] = now
-        # Hard braking over the last second, in both halves of it: a jump of a swapped track is none.
+        # Hard braking: surely above the threshold, and in both halves of the time: a swapped track's jump is none.
         if has_history and early > 0.0 and late > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
             first = (reals[i, 0] - reals[i, middle]) / early
             second = (reals[i, middle] - reals[i, newest]) / late
             if max(first, second) > p[P_BRAKE_MAX]:
                 out[i, HARD_BRAKING] = FROZEN
-            elif -accel >= p[P_BRAKE_ON] and min(first, second) >= 0.75 * p[P_BRAKE_ON]:
+            elif (
+                decel - p[P_BRAKE_SIGMAS] * np.sqrt(p[P_BRAKE_ERROR] * p[P_BRAKE_ERROR] + variance) >= p[P_BRAKE_ON]
+                and min(first, second) >= 0.75 * p[P_BRAKE_ON]
+            ):
                 out[i, HARD_BRAKING] = YES
-            elif -accel >= p[P_BRAKE_OFF]:
+            elif decel >= p[P_BRAKE_OFF]:
                 out[i, HARD_BRAKING] = BAND
         at = lane[i]
         if at < 0:
@@ -278,7 +302,7 @@ def conditions(
                 # Speeding up: now, or on the whole since it was slowest within the dwell.
                 if ints[i, SINCE + SLOW] == 0 or v < reals[i, SLOWEST]:
                     reals[i, SLOWEST] = v
-                if accel > p[P_SLOW_ACC] or not has_history or v - reals[i, SLOWEST] > p[P_SLOW_GAIN]:
+                if -decel > p[P_SLOW_ACC] or not has_history or v - reals[i, SLOWEST] > p[P_SLOW_GAIN]:
                     out[i, SLOW] = NO
                 else:
                     out[i, SLOW] = YES if v < on else BAND
@@ -287,7 +311,7 @@ def conditions(
         if lane_kind[at] == _LANE_EMERGENCY:
             if v < p[P_EMER_OFF]:
                 out[i, EMERGENCY] = NO
-            elif abs(lateral[i]) > half_width[at] - p[P_EMER_IN] or abs(accel) > p[P_EMER_ACC]:
+            elif abs(lateral[i]) > half_width[at] - p[P_EMER_IN] or abs(decel) > p[P_EMER_ACC]:
                 out[i, EMERGENCY] = FROZEN
             else:
                 out[i, EMERGENCY] = YES if v >= p[P_EMER_ON] else BAND

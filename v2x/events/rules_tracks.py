@@ -188,11 +188,13 @@ TRACK_RULES: Final[tuple[Rule, ...]] = (
         merge_m=50.0,
         update_ms=1000,
         move_m=50.0,
-        what="A vehicle slows by 4 m/s2 for a second, by its filtered speed",
+        what="A vehicle slows by 4 m/s2 for a second: surely, by a line through 1.2 s of its speeds and what that errs",
         tests="test_events_rules.py",
         limits={
             "enter_mps2": Limit(4, "m/s2", "field: 3 is common and too near daily driving; 4 is hard"),
             "exit_mps2": Limit(2.5, "m/s2", "ours: hysteresis"),
+            "sigmas": Limit(1.5, "", "ours: of the line's own error; so far above the threshold it is 93 % sure"),
+            "error_mps2": Limit(0.1, "m/s2", "ours: of a line through speeds, by errors that do not scatter about it"),
             "max_mps2": Limit(13, "m/s2", "ours: no tyre brakes harder; a swapped track does"),
             "grave_mps2": Limit(6, "m/s2", "ours: emergency braking"),
             "age_ms": Limit(2000, "ms", "ours: a young track's speed still settles"),
@@ -219,6 +221,9 @@ TRACK_RULES: Final[tuple[Rule, ...]] = (
         limits={
             "inside_m": Limit(0.6, "m", "ours: with half a metre of error, who walks beside the road is not on it"),
             "crosswalk_m": Limit(1.5, "m", "ours: beside the stripes is still crossing there"),
+            "pace_mps": Limit(
+                2.8, "m/s", "ours: no faster (10 km/h), one that was told is no cyclist by a changed class"
+            ),
             "age_ms": Limit(600, "ms", "ours: the danger is great and pedestrians are slow: shorter than for vehicles"),
         },
     ),
@@ -274,6 +279,8 @@ TRACK_RULES: Final[tuple[Rule, ...]] = (
             "across_deg": Limit(30, "deg", "ours: at a smaller angle paths of constant velocity say nothing"),
             "age_ms": Limit(2000, "ms", "ours: a young track's speed still settles"),
             "inside_m": Limit(0.5, "m", "ours: outlines must meet by more than positions err"),
+            "overlap": Limit(0.5, "", "ours: in one lane by half a width when they meet; else one passes the other"),
+            "lag_s": Limit(0.5, "s", "ours: the place of who changes lanes comes so much late, so he will be farther"),
             "halt_s": Limit(0.5, "s", "ours: who walks can stop within this, and often does at the kerb"),
         },
     ),

@@ -42,7 +42,7 @@ RULE_KINDS: Final = (
 )
 GHOST_GATE_M: Final = 5.0  # a car's length about where the ghost would be
 GHOST_GATE_MPS: Final = 3.0  # ... and this much more for each second that nobody saw it
-BRAKE_WINDOW_MS: Final = 800
+BRAKE_WINDOW_MS: Final = 900
 BRIDGE_MS: Final = 250  # at most so much of a dwell is taken for granted between two zones' steps
 GHOST_MIN_HELD_MS: Final = 500  # a rule that has run for less is not worth a ghost
 
@@ -109,11 +109,14 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_SLOW_AHEAD, slow, "jam_ahead_m"),
         (k.P_BRAKE_ON, brake, "enter_mps2"),
         (k.P_BRAKE_OFF, brake, "exit_mps2"),
+        (k.P_BRAKE_ERROR, brake, "error_mps2"),
+        (k.P_BRAKE_SIGMAS, brake, "sigmas"),
         (k.P_BRAKE_MAX, brake, "max_mps2"),
         (k.P_BRAKE_AGE, brake, "age_ms"),
         (k.P_FOOT_AGE, foot, "age_ms"),
         (k.P_FOOT_IN, foot, "inside_m"),
         (k.P_FOOT_WALK, foot, "crosswalk_m"),
+        (k.P_FOOT_PACE, foot, "pace_mps"),
         (k.P_EMER_ON, emer, "enter_mps"),
         (k.P_EMER_OFF, emer, "exit_mps"),
         (k.P_EMER_IN, emer, "inside_m"),
@@ -129,6 +132,8 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_MISS_MIN, miss, "min_mps"),
         (k.P_MISS_AGE, miss, "age_ms"),
         (k.P_MISS_IN, miss, "inside_m"),
+        (k.P_MISS_OVER, miss, "overlap"),
+        (k.P_MISS_LAG, miss, "lag_s"),
         (k.P_MISS_HALT, miss, "halt_s"),
         (k.P_RED_MARGIN, red, "margin_ms"),
         (k.P_RED_CLEAR, red, "clear_m"),
@@ -151,7 +156,7 @@ class TrackTable:
         self.rules = rules
         self.p = parameters(rules)
         self.dwell = np.array([rules[kind].dwell_ms for kind in RULE_KINDS], dtype=np.int64)
-        # Deceleration is a mean over the last second; most of the dwell has gone by when it is there.
+        # Deceleration is that of the last 1.2 s, in both halves; most of the dwell has gone by when it is there.
         self.dwell[k.HARD_BRAKING] -= BRAKE_WINDOW_MS
         self.end = np.array([rules[kind].end_ms for kind in RULE_KINDS], dtype=np.int64)
         self.lost = [rules[kind].lost_ms for kind in RULE_KINDS]

@@ -133,14 +133,14 @@ def _sort(order: Any, ordered: int, counts: Any, lane: Any, along: Any) -> Any:
 
 
 @helper
-def _on_foot(cls: int, east: float, north: float, p: Any, grid: Any, road_class: Any) -> Any:
-    """Judge the pedestrian rule: YES on a lane for motor vehicles and not on a crosswalk."""
+def _on_foot(rides: bool, east: float, north: float, p: Any, grid: Any, road_class: Any) -> Any:
+    """Judge the pedestrian rule: YES on a lane for motor vehicles and not on a crosswalk; ``rides``: is a cyclist."""
     xy, seg_lane, keys, start, items = grid
     motor = cover_one(east, north, _MOTOR, 0.0, xy, seg_lane, keys, start, items)
     if motor < 0:
         return k.NO
-    if cls == _CYCLIST and road_class[motor] != _MOTORWAY:
-        return k.NO  # a cyclist may ride on other roads
+    if rides and road_class[motor] != _MOTORWAY:
+        return k.NO  # as he may on other roads
     if cover_one(east, north, _CROSSWALK, p[k.P_FOOT_WALK], xy, seg_lane, keys, start, items) >= 0:
         return k.NO
     if cover_one(east, north, _SIDEWALK, 0.0, xy, seg_lane, keys, start, items) >= 0:
@@ -185,7 +185,10 @@ def watch(
         old = lived[row] >= (p[k.P_FOOT_AGE] if walks else p[k.P_AGE])
         mature[row] = 1 if old and hits[row] >= p[k.P_HITS] else 0
         if walks:
-            on_foot[row] = _on_foot(cls[row], east[row], north[row], p, grid, road_class)
+            # Two units that do not agree on the class of one who walks let it change from second to second.
+            told = ints[row, k.ACTIVE + k.PEDESTRIAN] != 0 and speed[row] <= p[k.P_FOOT_PACE]
+            rides = cls[row] == _CYCLIST and not told
+            on_foot[row] = _on_foot(rides, east[row], north[row], p, grid, road_class)
         elif lane[row] >= 0:
             drives[row] = 1
         lead[row] = -1
