@@ -92,3 +92,26 @@ def test_frames_are_on_the_grid_and_never_go_back(steps: list[tuple[int, int]]) 
         assert all(d % FRAME_MS == 0 for d in due)
         told += due
     assert all(b > a for a, b in pairwise(told))
+
+
+def test_a_clock_that_is_off_is_told_by_its_quickest_messages() -> None:
+    clock = EventClock()
+    for x in range(0, 5_000, 50):
+        now = T + x
+        clock.hear("a", now - 20, now)
+        clock.hear("b", now - 22 - x % 100, now)  # a jittering link
+        clock.hear("c", now + 180, now)
+        clock.due(now)
+    assert [clock.skew(device) for device in "abc"] == [0, 0, 200]
+    assert abs(clock.now(T + 4_950) - (T + 4_930)) <= 10
+
+
+def test_where_no_two_clocks_agree_the_brokers_is_taken() -> None:
+    clock = EventClock()
+    off = {"a": -280, "b": -200, "c": -110, "d": 90}
+    for x in range(0, 20_000, 50):
+        for device, by in off.items():
+            clock.hear(device, T + x + by - 10, T + x)
+        clock.due(T + x)
+    assert {device: clock.skew(device) for device in off} == {d: by - 10 for d, by in off.items()}
+    assert abs(clock.now(T + 19_950) - (T + 19_950)) <= 20

@@ -64,15 +64,17 @@ def _gather(b: Any, at: int, weight: float, x: float, y: float, ve: float, vn: f
 def compare(sensors: Any, ctl: Any, s: Any, i: Any, sensor: int, t_ms: int, z: tuple[float, float], prm: Any) -> None:
     """Compare a measurement with what others said of the track just now."""
     a = sensors[sensor]
-    if a[c.B_N] > OFTEN and (ctl[c.CTL_SERIAL] + i[c.I_UID]) & 7 != 0:
+    if a[c.B_SUSPECT] != 0.0 or (a[c.B_N] > OFTEN and (ctl[c.CTL_SERIAL] + i[c.I_UID]) & 7 != 0):
         return
     ve, vn = s[c.S_VE], s[c.S_VN]
     for k in range(c.I_SRCS):
         other, then = i[c.I_SRC + k] >> c.SRC_SHIFT, i[c.I_SRC + k] & c.SRC_TIME
         if then == 0 or other == c.VEHICLES or abs(t_ms - then) > TOGETHER_MS or other == sensor:
             continue
-        at = _pair(a, other)
         b = sensors[other]
+        if b[c.B_SUSPECT] != 0.0:
+            continue
+        at = _pair(a, other)
         dt = (t_ms - then) * 1e-3
         x = z[0] - s[c.S_Z + 2 * k] - dt * ve
         y = z[1] - s[c.S_Z + 2 * k + 1] - dt * vn
@@ -108,7 +110,10 @@ def settle(sensors: Any, ctl: Any, sensor: int, prm: Any) -> None:
         return
     offset, clock = 1.0 / (prm[c.Q_BIAS] * prm[c.Q_BIAS]), 1.0 / (prm[c.Q_BIAS_CLOCK] * prm[c.Q_BIAS_CLOCK])
     a00, a01, a02, a11, a12, a22 = offset, 0.0, 0.0, offset, 0.0, clock
-    x = y = t = 0.0
+    x = y = 0.0
+    if b[c.B_MEAN_TAU] != 0.0:
+        a22 = clock = 0.5 * clock
+    t = clock * b[c.B_MEAN_TAU]
     for k in range(c.B_PAIRS):
         at = c.B_PAIR + k * c.PAIR
         if b[at + c.PAIR_N] < _LEAST_COUNT:

@@ -9,11 +9,11 @@ until a device's time is again within 2 s of its record's stamp, or for 30 s of 
 must not kill every track. While such a backlog is caught up with (v2x.fusion.catchup), both follow its own times.
 
 *Event clock.* Frames are predicted to one event time, which devices and truth share: E = stream clock + D. D is the
-median over the devices heard in the last two seconds of (device time - stream clock), smoothed per device, so one
-device's wrong clock or slow link does not move it. E never goes back, runs between half and one and a half times the
-stream clock's pace while it follows D, and jumps ahead only where the devices are more than half a second ahead of it
-(an outage). Frames leave whenever E passes a multiple of 50 ms: neighbouring zones, also in other partitions, report
-the same instants, which an exact handover needs.
+median over the devices heard in the last two seconds of (device time - stream clock), smoothed per device and without
+what its clock is off (``rate``), so one device's wrong clock or slow link does not move it. E never goes back, runs
+between half and one and a half times the stream clock's pace while it follows D, and jumps ahead only where the devices
+are more than half a second ahead of it (an outage). Frames leave whenever E passes a multiple of 50 ms: neighbouring
+zones, also in other partitions, report the same instants, which an exact handover needs.
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ JUMP_MS: Final = 500
 HOLE_MS: Final = 1_000
 STEADY_MS: Final = 5_000  # a skew is steady once it has been seen for this long
 RETIME_MS: Final = 1_000  # a steadier skew than this is taken out of the device's times
+RATE_MS: Final = 500  # devices' clocks are compared so often ...
+WINDOW_MS: Final = 2_000  # ... by the quickest message of this window and the one before
+SUSPECT_MS: Final = 60  # clocks that differ less are none of ours: the zones' biases take care of them
+SAME_MS: Final = 40
+AGREE_MS: Final = 30  # where half of the devices differ more from the median, the broker's clock has a say ...
+APART_MS: Final = 90  # ... and from here on the word
+_UNHEARD: Final = -(1 << 40)
 _SMOOTH_SHIFT: Final = 3  # the smoothed difference moves by an eighth
 _FIRST_ROWS: Final = 64
 
@@ -45,8 +52,10 @@ STAMP, NOW, IDLE, FROZEN, GAPS = range(5)
 # The event clock's: begun, by a device (else by a tick only), D, event time of the last frame (a multiple of FRAME_MS),
 # whether it catches up (v2x.fusion.catchup), D when it began to.
 STARTED, ANCHORED, OFFSET, TOLD, CATCHING, BASE = range(6)
-# A device's: difference in 1/8 ms, heard at (NEVER: forgotten), steady since, re-timed by.
-DELTA, HEARD, SINCE, RETIMED = range(4)
+# A device's: difference in 1/8 ms, heard at (NEVER: forgotten), steady since, re-timed by; the largest difference of
+# this window and of the last, and how far that is from the others' (0: near enough).
+DELTA, HEARD, SINCE, RETIMED, BEST, BEFORE, SKEW = range(7)
+DEVICE_COLS: Final = 7
 NEVER: Final = -1
 
 
@@ -99,8 +108,10 @@ def hear(events: Any, devices: Any, number: int, ts_ms: int, stream_ms: int) -> 
         row[HEARD] == NEVER or abs(delta - (row[DELTA] >> _SMOOTH_SHIFT)) > JUMP_MS
     ):  # another delay, or its clock was set
         row[DELTA], row[SINCE], row[RETIMED] = delta << _SMOOTH_SHIFT, stream_ms, 0
+        row[BEST], row[BEFORE], row[SKEW] = delta, _UNHEARD, 0
     else:
         row[DELTA] += delta - (row[DELTA] >> _SMOOTH_SHIFT)
+        row[BEST] = max(row[BEST], delta)
     row[HEARD] = stream_ms
     if not events[ANCHORED]:
         events[ANCHORED] = 1
@@ -122,13 +133,47 @@ def next_due(events: Any, stream_ms: int) -> Any:
 
 
 @kernel("void(int64[::1], int64[:,::1], int64, int64)")
+def rate(events: Any, devices: Any, count: int, stream_ms: int) -> None:
+    """Compare the clocks of the first ``count`` devices by their quickest messages: no delay is below zero.
+
+    What lies far from the median is a wrong clock, or a link that is always slow: zones find out (v2x.fusion.skew).
+    Where the devices do not agree among themselves, the median means little, and the broker's clock is taken, if it
+    lies among them.
+    """
+    best = np.empty(count, np.int64)
+    n = 0
+    for k in range(count):
+        if devices[k, HEARD] != NEVER and stream_ms - devices[k, HEARD] <= HEARD_MS:
+            best[n] = max(devices[k, BEST], devices[k, BEFORE])
+            n += 1
+    if n == 0:
+        return
+    ranked = np.sort(best[:n])
+    middle = ranked[(n - 1) // 2]
+    spread = np.sort(np.abs(ranked - middle))[n // 2]
+    if spread > AGREE_MS and ranked[0] < SUSPECT_MS and ranked[n - 1] > -SUSPECT_MS:
+        middle -= middle * min(spread - AGREE_MS, APART_MS - AGREE_MS) // (APART_MS - AGREE_MS)
+    for k in range(count):
+        row = devices[k]
+        if row[HEARD] == NEVER or stream_ms - row[HEARD] > HEARD_MS:
+            continue
+        skew = max(row[BEST], row[BEFORE]) - middle
+        if row[RETIMED] != 0 or abs(skew) > RETIME_MS or stream_ms - row[SINCE] < RATE_MS:
+            row[SKEW] = 0
+        elif abs(skew - row[SKEW]) >= SAME_MS:
+            row[SKEW] = skew if abs(skew) >= SUSPECT_MS else 0
+        if events[TOLD] % WINDOW_MS == 0:
+            row[BEFORE], row[BEST] = row[BEST], _UNHEARD
+
+
+@kernel("void(int64[::1], int64[:,::1], int64, int64)")
 def steer(events: Any, devices: Any, count: int, stream_ms: int) -> None:
     """Let event time follow the first ``count`` devices: the median of those that were heard of late."""
     heard = np.empty(count, np.int64)
     n = 0
     for k in range(count):
         if devices[k, HEARD] != NEVER and stream_ms - devices[k, HEARD] <= HEARD_MS:
-            heard[n] = devices[k, DELTA]
+            heard[n] = devices[k, DELTA] - (devices[k, SKEW] << _SMOOTH_SHIFT)
             n += 1
     if n == 0:
         return
@@ -207,7 +252,7 @@ class EventClock:
         self.numbers: I64 = np.zeros(6, np.int64)
         self._fixed = len(fixed)
         self._numbers = {device: n for n, device in enumerate(fixed)}
-        self.rows: I64 = np.zeros((max(_FIRST_ROWS, len(fixed)), 4), np.int64)
+        self.rows: I64 = np.zeros((max(_FIRST_ROWS, len(fixed)), DEVICE_COLS), np.int64)
         self.rows[:, HEARD] = NEVER
 
     @property
@@ -232,6 +277,11 @@ class EventClock:
             number = self._add(device)
         return ts_ms - int(hear(self.numbers, self.rows, number, ts_ms, stream_ms))
 
+    def skew(self, device: str) -> int:
+        """Return by how much a device's times lie beyond the others', ms; 0 if it is not known to be much."""
+        number = self._numbers.get(device)
+        return 0 if number is None else int(self.rows[number, SKEW])
+
     def _add(self, device: str) -> int:
         number = self._numbers[device] = len(self._numbers)
         if number == len(self.rows):
@@ -252,6 +302,8 @@ class EventClock:
                 continue
             if event_ms % FORGET_MS == 0:
                 self._forget(stream_ms)
+            if event_ms % RATE_MS == 0:
+                rate(self.numbers, self.rows, len(self._numbers), stream_ms)
             steer(self.numbers, self.rows, len(self._numbers), stream_ms)
         return due
 
@@ -280,7 +332,10 @@ class EventClock:
         offset, base = int(self.numbers[OFFSET]), int(self.numbers[BASE])
         self.numbers[CATCHING], self.numbers[BASE] = int(on), offset
         if not on:
-            self.rows[: len(self._numbers), DELTA] += (offset - base) << _SMOOTH_SHIFT
+            rows = self.rows[: len(self._numbers)]
+            rows[:, DELTA] += (offset - base) << _SMOOTH_SHIFT
+            rows[:, BEST] += offset - base
+            rows[:, BEFORE] += offset - base
 
     def due_ms(self, device: str, ts_ms: int) -> int:
         """Return the event time at which a message would have come without the outage."""

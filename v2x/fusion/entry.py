@@ -11,7 +11,9 @@ from v2x.fusion import layout as c
 from v2x.fusion.angles import compass, turn
 from v2x.fusion.grid import bucket, link
 from v2x.fusion.jit import helper, kernel
+from v2x.fusion.kalman import ahead
 from v2x.fusion.scan import fuse
+from v2x.fusion.skew import doubt
 from v2x.fusion.track import reach, take_row
 from v2x.geo import ECC2, SEMI_MAJOR_M
 
@@ -87,16 +89,17 @@ def _when(t_ms: int, event_ms: int, prm: Any, stat: Any) -> Any:
 
 @kernel(
     f"int64({_STATE}, int64[:,::1], int64[::1], int64, int64, float64[::1], float64[::1], "
-    "int64, int64, int64, int64, int64)"
+    "int64, int64, int64, int64, int64, int64)"
 )
 def fuse_rsm(
     s: Any, i: Any, votes: Any, mem: Any, heads: Any, sensors: Any, ctl: Any, stat: Any, prm: Any, m: Any, k: Any,
     rows: Any, cols: Any, ref_lat: int, ref_lon: int, geo: Any, confidence: Any,
-    ts_ms: int, shift_ms: int, sensor: int, event_ms: int, idle_ms: int,
+    ts_ms: int, shift_ms: int, sensor: int, event_ms: int, idle_ms: int, skew_ms: int,
 ) -> Any:  # fmt: skip
     """Fuse a roadside scan (rows of rsm.participants, units of the schema); return how many rows fed a track.
 
-    ``shift_ms`` is taken from every time (a device whose clock is steadily wrong); ``event_ms`` is the event clock.
+    ``shift_ms`` is taken from every time (a device whose clock is steadily wrong); ``event_ms`` is the event clock,
+    ``skew_ms`` how far the sensor's times seem to be off (0: not much).
     """
     n = 0
     before = stat[c.STAT_FUSED]
@@ -135,6 +138,8 @@ def fuse_rsm(
         z[c.K_CLS] = row[cols[2]] if told else GUESS[kind]
         z[c.K_WEIGHT] = 1 if told else 0
         n += 1
+    if skew_ms != 0 or b[c.B_MEAN_TAU] != 0.0 or b[c.B_SUSPECT] != 0.0:
+        doubt(s, i, heads, sensors, ctl, prm, m, k, n, sensor, skew_ms)
     fuse(s, i, votes, mem, heads, sensors, ctl, stat, prm, m, k, n, sensor, idle_ms)
     return stat[c.STAT_FUSED] - before
 
@@ -165,3 +170,10 @@ def new_row(s: Any, i: Any, votes: Any, heads: Any, ctl: Any, prm: Any, east: fl
     if row >= 0:
         link(i, heads, row, bucket(east, north, prm[c.Q_CELL], heads.shape[0]))
     return int(row)
+
+
+@kernel("UniTuple(float64, 4)(float64[:,::1], int64[:,::1], int64, int64)")
+def place_at(s: Any, i: Any, row: int, t_ms: int) -> tuple[float, float, float, float]:
+    """Return position and velocity (east, north) of a track at a time, either way."""
+    east, north, ve, vn = ahead(s[row], (t_ms - i[row, c.I_T]) * 1e-3)
+    return float(east), float(north), float(ve), float(vn)

@@ -8,7 +8,7 @@ variance (1 - rho^2) sigma^2: again one update of the present state. With rho = 
 
 from __future__ import annotations
 
-from math import isnan
+from math import isnan, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ LEARN_HITS: Final = 10
 APART_MS: Final = 60
 FEW_APART: Final = 400.0  # comparisons below which all are taken
 SHARE_WEIGHT: Final = 0.2
+FOLD: Final = 0.4  # mean of noise that is cut off at zero, by its sigma
 
 
 @helper
@@ -52,7 +53,8 @@ def _place(
     rho = 0.0
     if then > 0.0:
         rho = rho_over(b, then)
-        old = (s[c.S_Z + 2 * place], s[c.S_Z + 2 * place + 1])
+        bend = 0.5 * s[c.S_ACC] * then * then  # of the way there: it was faster or slower then
+        old = (s[c.S_Z + 2 * place] - bend * s[c.S_HX], s[c.S_Z + 2 * place + 1] - bend * s[c.S_HY])
         x0, y0 = _residual(s, dt, z)
         x1, y1 = _residual(s, dt - then, old)
         x0, y0 = x0 - rho * x1, y0 - rho * y1
@@ -99,8 +101,12 @@ def _speed(
     """Update with a velocity ``late`` seconds old; ``step``: see learn_speed."""
     ve, vn, x, y = m[c.M_VE], m[c.M_VN], m[c.M_HX], m[c.M_HY]
     along = prm[c.Q_SPEED] * prm[c.Q_SPEED]
-    across = prm[c.Q_HEADING] * prm[c.Q_HEADING] * (ve * ve + vn * vn) + prm[c.Q_SLIP] * prm[c.Q_SLIP]
+    v2 = ve * ve + vn * vn
+    across = prm[c.Q_HEADING] * prm[c.Q_HEADING] * v2 + prm[c.Q_SLIP] * prm[c.Q_SLIP]
     la, lc = b[c.B_ALONG] * along, b[c.B_ACROSS] * across
+    if v2 < 4.0 * la:  # no speed is told below zero: who stands would creep
+        cut = FOLD * (sqrt(la) - 0.5 * sqrt(v2))
+        ve, vn = ve - cut * x, vn - cut * y
     _, _, pe, pn = ahead(s, -late)
     watch(s, i, (ve - pe, vn - pn), (s[c.S_P + 7], s[c.S_P + 8], s[c.S_P + 9]), lc, prm)
     fa, fc = la * b[c.B_SPEED_AWAY], lc * b[c.B_SPEED_AWAY]

@@ -173,11 +173,11 @@ class Intake:
         stations = self._stations(device, *ref)
         if not stations:
             return ELSEWHERE
-        event_ms = e.events.now(e.clock.now_ms)
+        event_ms, skew = e.events.now(e.clock.now_ms), e.events.skew(device)
         rows = self._under("rsm.participants", n)
         cols = self._columns("rsm.participants", PARTICIPANT)
         for station in stations:
-            station.zone.scan(rows, cols, ref, ts_ms, shift, device, event_ms, e.clock.idle_ms)
+            station.zone.scan(rows, cols, ref, ts_ms, shift, device, event_ms, e.clock.idle_ms, skew)
             self._fed(station, trigger)
         self._runs.learn(device)
         things = self._under("rsm.obstacles", n)

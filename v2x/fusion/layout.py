@@ -118,6 +118,9 @@ B_SHARE: Final = 24  # what S_SHARE and S_SHARE_T tend to
 B_SHARE_T: Final = 25
 B_GAIN: Final = 26  # weight of a residual
 B_SCANS: Final = 27
+B_MEAN_TAU: Final = 28  # s, mean of the clock error's prior: 0, or what the log's times say of it (v2x.fusion.skew)
+B_DOUBT: Final = 29  # evidence for another mean
+B_SUSPECT: Final = 30  # 1: its times are behind the others', and it is not known yet why
 B_PAIR: Final = 32  # B_PAIRS blocks: other sensor, comparisons, information (as B_P), information times difference
 B_PAIRS: Final = 8
 PAIR: Final = 12
@@ -174,7 +177,7 @@ PARAMETERS: Final[dict[str, float]] = {
     "sigma_speed_mps": 0.4,
     "sigma_heading_rad": 0.06,
     "sigma_clock_s": 0.004,  # what the clock estimate leaves
-    "slip_mps": 0.6,  # across: heading and motion differ while lanes are changed at a crawl
+    "slip_mps": 1.5,  # across: heading and motion differ while lanes are changed at a crawl
     "q_along": 1.0,  # acceleration noise of a car, m2/s3; of other classes see CLASS_Q
     "q_across": 0.3,
     "q_turn": 0.3,  # of the rate of turning, rad2/s3

@@ -66,8 +66,7 @@ class Ownership:
         """Return the fields of adopt and release, predicted to an event time."""
         z = self.zone
         s, i = z.s[row], z.i[row]
-        dt = (event_ms - int(i[c.I_T])) * 1e-3
-        state = [float(s[c.S_E] + dt * s[c.S_VE]), float(s[c.S_N] + dt * s[c.S_VN]), float(s[c.S_VE]), float(s[c.S_VN])]
+        state = list(z.at(row, event_ms))
         cov = [[0.0] * 4 for _ in range(4)]
         for (a, b), value in zip(_TRIANGLE, s[c.S_P : c.S_P + P_SIZE].tolist(), strict=True):
             cov[a][b] = cov[b][a] = value
@@ -141,9 +140,9 @@ class Ownership:
         best, least = -1, BIND_GATE
         for row in live.tolist():
             s, i = z.s[row], z.i[row]
-            dt = (record["event_ms"] - int(i[c.I_T])) * 1e-3
-            x, y = s[c.S_E] + dt * s[c.S_VE] - east, s[c.S_N] + dt * s[c.S_VN] - north
-            if abs(x) > BIND_M or abs(y) > BIND_M or hypot(s[c.S_VE] - ve, s[c.S_VN] - vn) > BIND_MPS:
+            x, y, we, wn = z.at(row, record["event_ms"])
+            x, y = x - east, y - north
+            if abs(x) > BIND_M or abs(y) > BIND_M or hypot(we - ve, wn - vn) > BIND_MPS:
                 continue
             if i[c.I_GID] and not i[c.I_OWN]:
                 continue  # bound to another

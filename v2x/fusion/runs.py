@@ -94,7 +94,7 @@ def _ready(where: Any, zones: Any, sensors: Any, begin: int, end: int) -> Any:
 @helper
 def _fuse(
     w: Any, people: Any, cols: Any, row: Any, fields: Any, confidence: Any, shift: int, sensor: int, event_ms: int,
-    idle_ms: int,
+    idle_ms: int, skew: int,
 ) -> None:  # fmt: skip
     """Fuse a scan in the zone that ``w`` leads to."""
     rows = w[zn.A_ROWS]
@@ -105,7 +105,7 @@ def _fuse(
         whole_line(w[zn.A_STAT], c.STAT_COLS), real_line(w[zn.A_PRM], len(c.PRM_NAMES)),
         reals(w[zn.A_M], c.MAX_SCAN, c.M_COLS), whole(w[zn.A_K], c.MAX_SCAN, c.K_COLS),
         people, cols, row[fields[_LAT]], row[fields[_LON]], real_line(w[zn.A_GEO], c.GEO_COLS), confidence,
-        row[fields[_TS]], shift, sensor, event_ms, idle_ms,
+        row[fields[_TS]], shift, sensor, event_ms, idle_ms, skew,
     )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def _take(
                 for x in range(zone_at[device], zone_at[device + 1]):
                     _fuse(
                         where[zones[x]], people[p:end], cols, row, fields, confidence, shift, sensors[x], event_ms,
-                        clock[ck.IDLE],
+                        clock[ck.IDLE], devices[device, ck.SKEW],
                     )  # fmt: skip
                     last[zones[x]] = n
                 said[LATE if end > p and event_ms - ts_ms + shift > LATE_MS else FUSED] += 1

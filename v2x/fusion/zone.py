@@ -11,7 +11,7 @@ from v2x.errors import SnapshotError
 from v2x.fusion import layout as c
 from v2x.fusion import upkeep as up
 from v2x.fusion.bias import new_sensors
-from v2x.fusion.entry import ACCEL_NONE, POSITION_CONFIDENCE_M, fuse_one, fuse_rsm, new_row
+from v2x.fusion.entry import ACCEL_NONE, POSITION_CONFIDENCE_M, fuse_one, fuse_rsm, new_row, place_at
 from v2x.fusion.frames import strings
 from v2x.fusion.jit import lined
 from v2x.fusion.layout import F64, I64
@@ -134,15 +134,15 @@ class ZoneState:
     # -- measurements -----------------------------------------------------------------------------------------------
     def scan(
         self, rows: I64, cols: I64, ref: tuple[int, int], ts_ms: int, shift_ms: int, device: str, event_ms: int,
-        idle_ms: int,
+        idle_ms: int, skew_ms: int = 0,
     ) -> int:  # fmt: skip
-        """Fuse a roadside scan; return how many rows fed a track."""
+        """Fuse a roadside scan; return how many rows fed a track. ``skew_ms``: see v2x.fusion.skew."""
         self._room()
         number = self.sensor(device)
         return int(
             fuse_rsm(
                 *self._args, rows, cols, ref[0], ref[1], self.geo, POSITION_CONFIDENCE_M, ts_ms, shift_ms, number,
-                event_ms, idle_ms,
+                event_ms, idle_ms, skew_ms,
             )
         )  # fmt: skip
 
@@ -180,6 +180,11 @@ class ZoneState:
     def tidy(self, event_ms: int, idle_ms: int) -> None:
         """Time out and merge, as each frame does."""
         up.upkeep(self.s, self.i, self.heads, self.ctl, self.stat, self.prm, event_ms, idle_ms)
+
+    def at(self, row: int, event_ms: int) -> tuple[float, float, float, float]:
+        """Return where a track is at a time, and its velocity (east, north)."""
+        found: tuple[float, float, float, float] = place_at(self.s, self.i, row, event_ms)
+        return found
 
     def take_row(self, east: float, north: float) -> int:
         """Return an empty row in the grid at a place."""
