@@ -307,9 +307,7 @@ def crossers(tracks: Any, grid: Any, lived: Any, mature: Any, p: Any, ints: Any,
 
 
 @helper
-def _gather(
-    size: int, tracks: Any, lived: Any, mature: Any, p: Any, cond: Any
-) -> tuple[Any, Any, Any, Any]:
+def _gather(size: int, tracks: Any, lived: Any, mature: Any, p: Any, cond: Any) -> tuple[Any, Any, Any, Any]:
     """Put the vehicles that move side by side, bucket by bucket (``size`` of them), rows ascending.
 
     Return where each bucket begins, and by place the row, its cell, and what the pairs need of it.
@@ -333,7 +331,8 @@ def _gather(
             begin[bucket] -= 1
             y = begin[bucket]
             who[y], cell[y] = i, cells[i]
-            at[y, _EAST], at[y, _NORTH], at[y, _VE], at[y, _VN], at[y, _SPEED] = east[i], north[i], ve[i], vn[i], speed[i]
+            at[y, _EAST], at[y, _NORTH], at[y, _VE], at[y, _VN] = east[i], north[i], ve[i], vn[i]
+            at[y, _SPEED] = speed[i]
     return begin, who, cell, at
 
 
