@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,16 @@ def test_snapshots_keep_the_newest_three_and_pass_over_damage(tmp_path: Path) ->
         assert store.load() == (replace(LABEL, position=left), b"state %d" % left)
     files[0].write_bytes(b"")
     assert store.load() is None
+    store.close()
+
+
+def test_a_snapshot_of_the_format_before_is_read(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    head = {"format": 1, "sha256": hashlib.sha256(b"state").hexdigest(), **asdict(LABEL)}
+    (tmp_path / f"{LABEL.position:020d}.snap").write_bytes(json.dumps(head).encode() + b"\nstate")
+    assert store.load() == (LABEL, b"state")
+    store.save(replace(LABEL, position=LABEL.position + 1), memoryview(b"newer"))
+    assert store.load() == (replace(LABEL, position=LABEL.position + 1), b"newer")
     store.close()
 
 

@@ -32,6 +32,8 @@ _STRIDE: Final = 1 << 24  # cells of +-500,000 km fit
 _ARC_S: Final = 0.1
 _ROADWAY: Final = int(MOTOR) | 1 << int(LaneKind.CROSSWALK)
 _NONE: Final = 1e9
+_NOWHERE: Final = 1 << 62  # no cell
+_EAST, _NORTH, _VE, _VN, _SPEED = range(5)
 
 
 @helper
@@ -242,12 +244,9 @@ def _judge(
     a: int, b: int, foot: bool, latest: float, tracks: Any, grid: Any, p: Any, ints: Any, reals: Any, cond: Any
 ) -> None:
     """Judge one pair whose ways cross; ``foot``: ``a`` is on foot or on a bicycle, and ``b`` a vehicle."""
-    ids, cls, east, north = tracks[0], tracks[1], tracks[4], tracks[5]
-    ve, vn, speed = tracks[6], tracks[7], tracks[8]
+    ids, cls, east, north, ve, vn = tracks[0], tracks[1], tracks[4], tracks[5], tracks[6], tracks[7]
     dx, dy = east[b] - east[a], north[b] - north[a]
     we, wn = ve[b] - ve[a], vn[b] - vn[a]
-    if not foot and abs(ve[a] * ve[b] + vn[a] * vn[b]) > p[k.P_MISS_COS] * speed[a] * speed[b]:
-        return
     ttc = _meet(a, b, dx, dy, we, wn, p[k.P_MISS_IN], tracks)
     halt = p[k.P_MISS_HALT]
     if cls[a] == _PEDESTRIAN and ttc > halt:  # it may stop: what then?
@@ -279,37 +278,65 @@ def crossers(tracks: Any, grid: Any, lived: Any, mature: Any, p: Any, ints: Any,
     size = 1
     while size < 2 * count:
         size *= 2
-    first = np.full(size, -1, np.int64)
-    after = np.empty(count, np.int64)
-    cell = np.empty(count, np.int64)
-    for i in range(count - 1, -1, -1):
-        moves = speed[i] >= p[k.P_MISS_MIN] and lived[i] >= p[k.P_MISS_AGE] and mature[i] != 0
-        if moves and not _walks(cls[i]) and cond[i, k.NEAR_MISS] != k.FROZEN:
-            cell[i] = _cell(east[i], north[i])
-            at = _bucket(cell[i], size)
-            after[i] = first[at]
-            first[at] = i
+    begin, who, cell, at = _gather(size, tracks, lived, mature, p, cond)
     for x in range(n):
         a = asks[x]
         foot = _walks(cls[a])
         middle = _cell(east[a], north[a])
+        here_e, here_n, here_ve, here_vn, pace = east[a], north[a], ve[a], vn[a], p[k.P_MISS_COS] * speed[a]
         for de in range(-1, 2):
             for dn in range(-1, 2):
                 here = middle + de * _STRIDE + dn
-                b = first[_bucket(here, size)]
-                while b >= 0:
-                    # Another cell may fall into the bucket; of two that both ask, the smaller row does.
-                    if cell[b] == here and b != a and (foot or lane[b] >= 0 or a < b):
-                        # Later than this they cannot meet and still have to brake hard for it. Of two vehicles either
-                        # may brake; for who walks only the vehicle can.
-                        latest = (speed[b] if foot else min(speed[a], speed[b])) / (2.0 * p[k.P_MISS_NEED])
-                        latest = min(latest, p[k.P_MISS_TTC])
-                        dx, dy = east[b] - east[a], north[b] - north[a]
-                        we, wn = ve[b] - ve[a], vn[b] - vn[a]
-                        reach = _ROOM + (length[a] + length[b]) / 2 + latest * np.sqrt(we * we + wn * wn)
-                        if dx * we + dy * wn < 0.0 and dx * dx + dy * dy <= reach * reach:
-                            _judge(a, b, foot, latest, tracks, grid, p, ints, reals, cond)
-                    b = after[b]
+                bucket = _bucket(here, size)
+                for y in range(begin[bucket], begin[bucket + 1]):
+                    b = who[y]
+                    if cell[y] != here or b == a:
+                        continue  # another cell may fall into the bucket
+                    bve, bvn, bspeed = at[y, _VE], at[y, _VN], at[y, _SPEED]
+                    if not foot and (
+                        abs(here_ve * bve + here_vn * bvn) > pace * bspeed  # along one way: that is for ``followers``
+                        or (b < a and lane[b] < 0)  # of two that both ask, the smaller row does
+                    ):
+                        continue
+                    # Later than this they cannot meet and still have to brake hard for it. Of two vehicles either may
+                    # brake; for who walks only the vehicle can.
+                    latest = (bspeed if foot else min(speed[a], bspeed)) / (2.0 * p[k.P_MISS_NEED])
+                    latest = min(latest, p[k.P_MISS_TTC])
+                    dx, dy = at[y, _EAST] - here_e, at[y, _NORTH] - here_n
+                    we, wn = bve - here_ve, bvn - here_vn
+                    reach = _ROOM + (length[a] + length[b]) / 2 + latest * np.sqrt(we * we + wn * wn)
+                    if dx * we + dy * wn < 0.0 and dx * dx + dy * dy <= reach * reach:
+                        _judge(a, b, foot, latest, tracks, grid, p, ints, reals, cond)
+
+
+@helper
+def _gather(size: int, tracks: Any, lived: Any, mature: Any, p: Any, cond: Any) -> tuple[Any, Any, Any, Any]:
+    """Put the vehicles that move side by side, bucket by bucket (``size`` of them), rows ascending.
+
+    Return where each bucket begins, and by place the row, its cell, and what the pairs need of it.
+    """
+    cls, east, north, ve, vn, speed = tracks[1], tracks[4], tracks[5], tracks[6], tracks[7], tracks[8]
+    count = speed.shape[0]
+    begin = np.zeros(size + 1, np.int64)
+    cells = np.empty(count, np.int64)
+    for i in range(count):
+        cells[i] = _NOWHERE
+        moves = speed[i] >= p[k.P_MISS_MIN] and lived[i] >= p[k.P_MISS_AGE] and mature[i] != 0
+        if moves and not _walks(cls[i]) and cond[i, k.NEAR_MISS] != k.FROZEN:
+            cells[i] = _cell(east[i], north[i])
+            begin[_bucket(cells[i], size)] += 1
+    for x in range(size):
+        begin[x + 1] += begin[x]
+    who, cell, at = np.empty(count, np.int64), np.empty(count, np.int64), np.empty((count, _SPEED + 1))
+    for i in range(count - 1, -1, -1):
+        if cells[i] != _NOWHERE:
+            bucket = _bucket(cells[i], size)
+            begin[bucket] -= 1
+            y = begin[bucket]
+            who[y], cell[y] = i, cells[i]
+            at[y, _EAST], at[y, _NORTH], at[y, _VE], at[y, _VN] = east[i], north[i], ve[i], vn[i]
+            at[y, _SPEED] = speed[i]
+    return begin, who, cell, at
 
 
 @helper

@@ -181,7 +181,7 @@ class Engine:
     # -- snapshots --------------------------------------------------------------------------------------------------
     def snapshot(self) -> bytes:
         """Return everything as bytes: fed with the records after ``position``, a restored engine says the same."""
-        return self.freeze().pack()
+        return bytes(self.freeze().pack())
 
     def freeze(self) -> snap.Frozen:
         """Return everything as it is now, for ``pack`` to make a snapshot of."""

@@ -1,6 +1,6 @@
 """Snapshots of one input partition: files written atomically, the newest three kept, a damaged one passed over.
 
-A file is one JSON line (what the snapshot belongs to, and the SHA-256 of the rest) and the core's own bytes. It is
+A file is one JSON line (what the snapshot belongs to, and the CRC-32 of the rest) and the core's own bytes. It is
 complete or absent: written beside its place, fsynced, renamed, the folder fsynced. A lock keeps a second process away.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +22,12 @@ from v2x_services.hold import HeldError, Hold
 
 KEEP: Final = 3
 LOCK: Final = "lock"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+# How a file is summed, by its format; a new version goes on from what an old one has left.
+_SUMS: Final[dict[int, tuple[str, Callable[[bytes | memoryview], str]]]] = {
+    1: ("sha256", lambda blob: hashlib.sha256(blob).hexdigest()),
+    2: ("crc32", lambda blob: f"{zlib.crc32(blob):08x}"),
+}
 log = structlog.get_logger("fusion")
 
 
@@ -63,7 +70,8 @@ class Snapshots:
             try:
                 with path.open("rb") as f:
                     fields = json.loads(f.readline())
-                del fields["format"], fields["sha256"]
+                name, _ = _SUMS[fields.pop("format")]
+                del fields[name]
                 return Label(**fields)
             except (OSError, ValueError, TypeError, KeyError):
                 continue
@@ -101,9 +109,10 @@ class SnapshotStore(Snapshots):
         """Let others have the folder."""
         self._hold.close()
 
-    def save(self, label: Label, blob: bytes) -> int:
+    def save(self, label: Label, blob: bytes | memoryview) -> int:
         """Write a snapshot and drop the oldest; return the file's size."""
-        head = json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(blob).hexdigest(), **asdict(label)}).encode()
+        name, sum_of = _SUMS[_FORMAT]
+        head = json.dumps({"format": _FORMAT, name: sum_of(blob), **asdict(label)}).encode()
         path = self.folder / f"{label.position:020d}.snap"
         beside = path.with_suffix(".tmp")
         with beside.open("wb") as f:
@@ -131,7 +140,8 @@ def _read(path: Path) -> tuple[Label, bytes] | None:
     try:
         head, _, blob = path.read_bytes().partition(b"\n")
         fields = json.loads(head)
-        if fields.pop("format") != _FORMAT or fields.pop("sha256") != hashlib.sha256(blob).hexdigest():
+        name, sum_of = _SUMS[fields.pop("format")]
+        if fields.pop(name) != sum_of(blob):
             return None
         return Label(**fields), blob
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -27,7 +27,7 @@ _NO_HEADERS: Final[Headers] = []  # shared; the sink does not change it
 class Frozen(Protocol):
     """A state as it was."""
 
-    def pack(self) -> bytes:
+    def pack(self) -> bytes | memoryview:
         """Return the bytes of a snapshot; from any thread."""
         ...
 
