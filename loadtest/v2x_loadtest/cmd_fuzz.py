@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import signal
 import subprocess
 import sys
-import tempfile
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -18,22 +17,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from v2x.errors import ConfigError
 
-from v2x_loadtest.fuzz.campaign import BATCH, CORPUS, TARGETS, Tally, batches, keep, load, make, one
+from v2x_loadtest.fuzz.campaign import BATCH, TARGETS, batches, load, make, one
+from v2x_loadtest.fuzz.totals import Tally, Totals
 from v2x_loadtest.options import AsJson
 from v2x_loadtest.workers import spread
 
 _PIECE = 5  # batches that a process takes at a time
-_TELLING = re.compile(r"^stat::|Uncaught Python exception|^v2x_|Finding: |ERROR: ")
-_KEPT_BYTES = 1024  # longer inputs of atheris are not kept
+_GUIDED = "guided"  # as its own program names its totals
 
 
 def fuzz(
     target: Annotated[str, typer.Argument(help=f"One of: {', '.join(TARGETS)}.")],
-    cases: Annotated[int, typer.Option(min=1, help="Inputs.")] = 200_000,
+    cases: Annotated[int, typer.Option(min=1, help="Inputs; with --corpus those of earlier runs count.")] = 200_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same inputs.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes; default: one a core.")] = os.cpu_count() or 1,
     guided: Annotated[bool, typer.Option(help="Let atheris follow the coverage (extra: fuzz); slower, finer.")] = False,
-    corpus: Annotated[Path, typer.Option(help="Folder of kept inputs; atheris makes it grow.")] = CORPUS,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(help="Folder of inputs and totals: --guided makes it grow, and a run that was cut goes on."),
+    ] = None,
     replay: Annotated[str | None, typer.Option(help="Run this one input only, given as hex.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +45,7 @@ def fuzz(
     if replay is not None:
         _replay(target, replay)
     elif guided:
-        _guided(target, cases, corpus)
+        _guided(target, cases, corpus, as_json=as_json)
     else:
         _campaign(target, cases, seed, jobs, corpus, as_json=as_json)
 
@@ -59,58 +61,78 @@ def _replay(target: str, text: str) -> None:
         raise typer.Exit(1)
 
 
-def _campaign(target: str, cases: int, seed: int, jobs: int, corpus: Path, *, as_json: bool) -> None:
-    total, wanted = Tally(), -(-cases // BATCH)
-    inputs = load(target, corpus)
-    pieces = [(target, seed, at, min(at + _PIECE, wanted), inputs) for at in range(0, wanted, _PIECE)]
+def _campaign(target: str, cases: int, seed: int, jobs: int, corpus: Path | None, *, as_json: bool) -> None:
+    totals = Totals(corpus, target)
+    total, wanted = totals.of(f"seed {seed}"), -(-cases // BATCH)
+    inputs = [*load(target), *totals.load()]
+    done = total.cases // BATCH
+    pieces = [(target, seed, at, min(at + _PIECE, wanted), inputs) for at in range(done, wanted, _PIECE)]
     columns = (TextColumn("inputs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-        spread(_piece, pieces, min(jobs, len(pieces)), silent=True) as found,  # mqtt5's panics print what they find
-    ):
-        task = progress.add_task("", total=wanted * BATCH)
-        for tally in chain.from_iterable(found):
-            total.cases += tally.cases
-            total.findings += tally.findings
-            progress.advance(task, BATCH)
-            if total.enough:
-                break
-    if as_json:
-        findings = [{"input": data, "wrong": wrong} for data, wrong in total.findings]
-        typer.echo(json.dumps({"target": target, "seed": seed, "cases": total.cases, "findings": findings}))
-    else:
-        typer.echo(f"{target}: {total.cases:,} inputs of seed {seed}, {len(total.findings)} findings")
-        for data, wrong in total.findings:
-            typer.secho(f"{wrong}\n  v2x fuzz {target} --replay {data}", fg=typer.colors.RED, err=True)
-    if total.findings:
-        raise typer.Exit(1)
+    stopped = False
+    if pieces and not total.enough:
+        try:
+            with (
+                Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+                # mqtt5's panics print what they find
+                spread(_piece, pieces, min(jobs, len(pieces)), silent=True) as found,
+            ):
+                task = progress.add_task("", total=wanted * BATCH, completed=total.cases)
+                for tally in chain.from_iterable(found):
+                    total.add(tally)
+                    totals.save(now=False)
+                    progress.update(task, completed=total.cases)
+                    if total.enough:
+                        break
+        except KeyboardInterrupt:
+            stopped = True
+        totals.save()
+    _tell(target, f"seed {seed}", total, as_json=as_json)
+    _end(total, stopped=stopped)
 
 
 def _piece(piece: tuple[str, int, int, int, list[bytes]]) -> list[Tally]:
     return list(batches(*piece))
 
 
-def _guided(target: str, runs: int, corpus: Path) -> None:
+def _tell(target: str, key: str, total: Tally, *, as_json: bool) -> None:
+    if as_json:
+        findings = [{"input": data, "wrong": wrong} for data, wrong in total.findings]
+        typer.echo(json.dumps({"target": target, "run": key, "cases": total.cases, "findings": findings}))
+        return
+    typer.echo(f"{target}: {total.cases:,} inputs of {key}, {len(total.findings)} findings")
+    for data, wrong in total.findings:
+        typer.secho(f"{wrong}\n  v2x fuzz {target} --replay {data}", fg=typer.colors.RED, err=True)
+
+
+def _end(total: Tally, *, stopped: bool) -> None:
+    if total.findings:
+        raise typer.Exit(1)
+    if stopped:
+        typer.secho("stopped; with --corpus the same command goes on from here", err=True)
+        raise typer.Exit(130)
+
+
+def _guided(target: str, runs: int, corpus: Path | None, *, as_json: bool) -> None:
     if find_spec("atheris") is None:
         raise ConfigError("--guided needs atheris: pip install 'v2x[fuzz]', or leave --guided out")
-    with tempfile.TemporaryDirectory(prefix="v2x-fuzz-") as name:
-        folder = Path(name, "corpus")
-        folder.mkdir()
-        before = {*make(target).seeds(), *load(target, corpus)}
-        for i, data in enumerate(before):
-            (folder / f"{i}").write_bytes(data)
-        command = [sys.executable, "-m", "v2x_loadtest.fuzz.guided", target, str(folder), str(runs)]
-        log = Path(name, "log")
-        with log.open("wb") as err:  # mqtt5's panics write a lot
-            done = subprocess.run(command, cwd=name, check=False, stderr=err)
-        said = [line for line in log.read_text("utf-8", "replace").splitlines() if _TELLING.search(line)]
-        found = {file.read_bytes() for file in folder.iterdir()}
-        crashes = [file.read_bytes() for file in Path(name).glob("crash-*")]
-    new = {data for data in found - before if len(data) <= _KEPT_BYTES}
-    keep(target, [*(before - set(make(target).seeds())), *new, *crashes], corpus)
-    typer.echo("\n".join(said), err=True)
-    typer.echo(f"{target}: {len(new)} inputs with new coverage kept in {corpus}, {len(crashes)} findings")
-    for data in crashes:
-        typer.secho(f"  v2x fuzz {target} --replay {data.hex()}", fg=typer.colors.RED, err=True)
-    if done.returncode or crashes:
+    if corpus is None:
+        raise ConfigError("--guided needs --corpus, a folder that takes the inputs it finds")
+    totals = Totals(corpus, target)
+    totals.keep([*make(target).seeds(), *load(target)])
+    total = totals.of(_GUIDED)
+    failed = False
+    if total.cases < runs and not total.enough:
+        child = subprocess.Popen([sys.executable, "-m", "v2x_loadtest.fuzz.guided", target, str(corpus), str(runs)])
+        try:
+            failed = child.wait() != 0
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)  # it ends behind the input at hand, and has its totals saved
+            failed = child.wait() != 0
+        total = Totals(corpus, target).of(_GUIDED)
+    # A hang, too much memory, a dead process: what a target cannot tell of itself libFuzzer writes down.
+    for file in sorted(corpus.glob(f"{target}.*-*")):
+        total.findings.append((file.read_bytes().hex(), f"{file.suffix[1:].partition('-')[0]} ({file})"))
+    _tell(target, _GUIDED, total, as_json=as_json)
+    if failed and not total.findings:
         raise typer.Exit(1)
+    _end(total, stopped=total.cases < runs)

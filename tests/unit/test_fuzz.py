@@ -5,15 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mqtt5
 import pytest
 from typer.testing import CliRunner
 from v2x.errors import ConfigError
 
+from v2x_loadtest import cmd_fuzz
 from v2x_loadtest.cli import root
 from v2x_loadtest.fuzz import campaign
 from v2x_loadtest.fuzz.framing import Framing, read_stream
+from v2x_loadtest.fuzz.totals import Tally, Totals
 from v2x_services.ingest import mqtt
 
 # mqtt5's panics leave an error behind that nobody can raise any more.
@@ -89,16 +92,55 @@ def test_the_command(tmp_path: Path) -> None:
     for wrong in (["fuzz", "nonsense"], ["fuzz", "zones", "--replay", "xyz"]):
         with pytest.raises(ConfigError):
             run(root, wrong, catch_exceptions=False)
-    campaign.keep("framing", [b"", b"\x01", b"\x01"], tmp_path)
-    assert sorted(campaign.load("framing", tmp_path)) == [b"", b"\x01"]
 
 
-def test_guided_says_what_is_missing() -> None:
+def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(folder: str, cases: int) -> str:
+        return (
+            CliRunner()
+            .invoke(root, ["fuzz", "topics", "--cases", f"{cases}", "--corpus", f"{tmp_path / folder}"])
+            .output
+        )
+
+    monkeypatch.setattr(cmd_fuzz, "_PIECE", 1)
+    assert "4,000 inputs of seed 1" in run("cut", 4_000)
+    began: list[int] = []
+    real = cmd_fuzz.spread
+
+    def seen(piece: Any, pieces: Any, *args: Any, **kwargs: Any) -> Any:
+        began.extend(piece[2] for piece in pieces)
+        return real(piece, pieces, *args, **kwargs)
+
+    monkeypatch.setattr(cmd_fuzz, "spread", seen)
+    assert "6,000 inputs of seed 1" in run("cut", 6_000)
+    assert began == [2]  # the third batch alone
+    assert "6,000 inputs of seed 1" in run("whole", 6_000)
+    assert (tmp_path / "cut/topics.json").read_bytes() == (tmp_path / "whole/topics.json").read_bytes()
+    assert "6,000 inputs of seed 1" in run("cut", 6_000)
+    assert began == [2, 0, 1, 2]  # nothing was left to do
+
+
+def test_totals_come_back_with_their_findings_and_say_when_they_are_none(tmp_path: Path) -> None:
+    totals = Totals(tmp_path, "zones")
+    totals.of("guided").add(Tally(7, [("00", "odd")]))
+    totals.keep([b"b", b"", b"b"])
+    totals.save()
+    again = Totals(tmp_path, "zones")
+    assert again.of("guided") == Tally(7, [("00", "odd")])
+    assert again.load() == [b"", b"b"]
+    (tmp_path / "zones.json").write_text('{"guided": 3}')
+    with pytest.raises(ConfigError, match="remove it"):
+        Totals(tmp_path, "zones")
+
+
+def test_guided_says_what_is_missing_or_goes_on_where_it_ended(tmp_path: Path) -> None:
     try:
         import atheris  # noqa: F401, PLC0415
     except ImportError:
         with pytest.raises(ConfigError, match=r"v2x\[fuzz\]"):
             CliRunner().invoke(root, ["fuzz", "zones", "--guided"], catch_exceptions=False)
     else:
-        command = [sys.executable, "-m", "v2x_loadtest.cli", "fuzz", "zones", "--guided", "--cases", "50"]
-        assert subprocess.run(command, check=False).returncode == 0
+        command = [sys.executable, "-m", "v2x_loadtest.cli", "fuzz", "zones", "--guided", "--corpus", str(tmp_path)]
+        for cases in (50, 80):
+            assert subprocess.run([*command, "--cases", f"{cases}"], check=False).returncode == 0
+            assert Totals(tmp_path, "zones").of("guided").cases == cases

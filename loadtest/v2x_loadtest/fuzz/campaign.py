@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Final
 
 from v2x_loadtest.fuzz.target import Target
+from v2x_loadtest.fuzz.totals import Tally
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 TARGETS: Final = {
@@ -20,21 +20,7 @@ TARGETS: Final = {
     "decoder": ("v2x_loadtest.fuzz.avro", "Avro", "Avro messages through the compiled decoder, against the reference"),
 }
 BATCH: Final = 2_000
-_ENOUGH: Final = 20
 _KEPT: Final = 512  # bytes of a finding's text
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a campaign has seen."""
-
-    cases: int = 0
-    findings: list[tuple[str, str]] = field(default_factory=list)  # the bytes as hex, and what is wrong
-
-    @property
-    def enough(self) -> bool:
-        """Say whether more findings would help nobody."""
-        return len(self.findings) >= _ENOUGH
 
 
 def make(name: str) -> Target:
@@ -49,13 +35,6 @@ def load(name: str, folder: Path = CORPUS) -> list[bytes]:
     file = folder / f"{name}.txt"
     lines = file.read_text(encoding="ascii").split() if file.is_file() else []
     return [bytes.fromhex(line) if line != "-" else b"" for line in lines]
-
-
-def keep(name: str, inputs: list[bytes], folder: Path) -> None:
-    """Write the kept inputs of a target, in an order of their own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = sorted({data.hex() or "-" for data in inputs}, key=lambda line: (len(line), line))
-    (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
 def one(target: Target, data: bytes) -> str:
