@@ -233,9 +233,9 @@ class Congestion:
         """Tell the lanes of an event apart (a chain may cover several, a lane be covered by several)."""
         share = min(1.0, dt / SPEED_TAU_MS)
         parts: dict[int, list[float]] = {}  # lane -> vehicles, sum of speeds, from, to, row of the last, slow ones
-        for (lane, count, tail, slow), (speeds, low, high) in (part for chain in chains for part in chain.lanes):
+        for (lane, count, tail, few), (speeds, low, high) in (part for chain in chains for part in chain.lanes):
             one = parts.setdefault(lane, [0, 0.0, low, high, tail, 0])
-            one[0], one[1], one[5] = one[0] + count, one[1] + speeds, one[5] + slow
+            one[0], one[1], one[5] = one[0] + count, one[1] + speeds, one[5] + few
             if low < one[2]:
                 one[2], one[4] = low, tail
             one[3] = max(one[3], high)
