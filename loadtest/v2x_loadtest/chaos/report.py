@@ -109,8 +109,6 @@ def _markdown_row(row: Mapping[str, Any]) -> list[str]:
     fault, allowed = f"{row['fault']} (`{row['row']}`)", f"{row['recovery_limit_s']:g} s"
     if f is None:
         return [fault, "–", *cells, allowed, "–", "–", text]
-    if row["reliable"] != "0":
-        cells[2] = f"{cells[2]} ({row['reliable']})"
     stalls = (f"{f['stall_ingest_s']:g} s", f"{f['stall_fusion_s']:g} s")
     return [fault, f"{f['rate']:,.0f}", *cells, allowed, *stalls, text]
 

@@ -82,7 +82,6 @@ class Outcome:
             "not_possible": self.not_possible,
             "seconds": round(self.seconds, 1),
             "recovery_limit_s": self.row.expect.recovery_s,
-            "reliable": self.row.expect.reliable,
             "figures": None if self.figures is None else self.figures.as_dict(),
         }
 
