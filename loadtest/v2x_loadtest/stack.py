@@ -38,6 +38,7 @@ class Stack:
         shards: int = 1,
         workers: int = 0,
         standby: bool = False,
+        confirm: bool = True,
         replication: int = 1,
         kafka_bootstrap: str | None = None,
         mqtt: tuple[str, int] | None = None,
@@ -52,7 +53,8 @@ class Stack:
     ) -> None:
         """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value).
 
-        ``standby``: of fusion and of each ingest shard there are two processes, one of which stands by.
+        ``standby``: of fusion and of each ingest shard there are two processes, one of which stands by; ``confirm``:
+        whether reliable messages are confirmed.
 
         ``kafka``, ``mosquitto``: brokers made in another way than usual, to be started and stopped here.
         """
@@ -94,7 +96,7 @@ class Stack:
                 for n, name in enumerate(service.name for service in ingests)
                 for i in (0, 1)
             ]
-        services = (*fusions, *ingests, self._service("confirm", "confirm"))
+        services = (*fusions, *ingests, *([self._service("confirm", "confirm")] if confirm else []))
         self.services = {service.name: service for service in services}
 
     def ingests(self, count: int) -> list[Service]:

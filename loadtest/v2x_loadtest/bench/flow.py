@@ -172,7 +172,11 @@ def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
     seconds = options.warm_s + options.seconds
     say("starting the stack")
     with Stack(
-        folder, folder / "zones.json", partitions=options.partitions, say=lambda who, line: _heard(who, line, say)
+        folder,
+        folder / "zones.json",
+        partitions=options.partitions,
+        confirm=False,  # RSMs are perishable: there is nothing to confirm
+        say=lambda who, line: _heard(who, line, say),
     ) as stack:
         load = content(scene, options, in_s)
         room_for(load.rate * load.payload_bytes * seconds, folder)
