@@ -115,3 +115,12 @@ def test_where_no_two_clocks_agree_the_brokers_is_taken() -> None:
         clock.due(T + x)
     assert {device: clock.skew(device) for device in off} == {d: by - 10 for d, by in off.items()}
     assert abs(clock.now(T + 19_950) - (T + 19_950)) <= 20
+
+
+def test_a_snapshot_of_more_devices_than_a_new_table_has_rows() -> None:
+    clock = EventClock(["RSU-1"])
+    for n in range(200):
+        clock.hear(f"OBU-{n}", T + n, T)
+    again = EventClock(["RSU-1"])
+    again.load(clock.state())
+    assert again.state() == clock.state()

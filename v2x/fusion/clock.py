@@ -405,4 +405,6 @@ class EventClock:
         self.rows[:, HEARD] = NEVER
         for device, *row in state["devices"]:
             number = self._numbers.get(device)
-            self.rows[self._add(device) if number is None else number] = row
+            if number is None:
+                number = self._add(device)  # may give us a larger table
+            self.rows[number] = row
