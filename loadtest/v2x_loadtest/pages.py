@@ -15,8 +15,8 @@ from v2x.topics import KAFKA_TOPICS, UPLINKS, MessageClass, uplink_topic
 
 from v2x_codecs.differences import DIFFERENCES
 from v2x_loadtest.scene import load_scene
-from v2x_services.metrics import CATALOGUE as METRICS
-from v2x_services.metrics import LAWS
+from v2x_services.catalogue import CATALOGUE as METRICS
+from v2x_services.catalogue import LAWS
 
 _DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 _FAULTS_BEGIN: Final = (

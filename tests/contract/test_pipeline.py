@@ -19,13 +19,14 @@ from v2x.zones import ZoneMap
 
 from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.reference import ReferenceDecoder
+from v2x_services.catalogue import LAWS
 from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.pipeline import TABLES, Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence, Ticker
 from v2x_services.ingest.topics import TopicTable
-from v2x_services.metrics import LAWS, Metrics
+from v2x_services.metrics import Metrics
 from v2x_services.testing import FakeClock, FakeSink, FakeSource
 
 PARTITIONS = 16  # enough for the two zones to be in different ones

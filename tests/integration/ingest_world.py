@@ -19,8 +19,9 @@ from v2x.topics import HEADER_COPY, uplink_topic
 from v2x_codecs import vectors
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_services.catalogue import LAWS
 from v2x_services.ingest.app import Ingest
-from v2x_services.metrics import LAWS, Metrics
+from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 
 REGISTRY = Registry.load()

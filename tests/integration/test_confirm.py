@@ -25,8 +25,9 @@ from v2x_loadtest.simulate.run import Run
 from v2x_loadtest.simulate.store import Confirm as Told
 from v2x_loadtest.simulate.store import read_confirm
 from v2x_services.brokers import Mosquitto
+from v2x_services.catalogue import LAWS
 from v2x_services.confirm.app import Confirm
-from v2x_services.metrics import LAWS, Metrics
+from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 
 pytestmark = pytest.mark.real

@@ -18,8 +18,9 @@ from v2x.topics import LINKS, OBSERVATIONS, TRACKS
 
 from v2x_services import topics
 from v2x_services.brokers import Kafka
+from v2x_services.catalogue import LAWS
 from v2x_services.fusion.snapshots import SnapshotStore
-from v2x_services.metrics import LAWS, Metrics
+from v2x_services.metrics import Metrics
 from v2x_services.reader import Once
 from v2x_services.settings import Settings
 

@@ -24,9 +24,9 @@ from v2x.topics import OBSERVATIONS, TRACKS
 
 from v2x_services import fusion
 from v2x_services.brokers import Kafka
+from v2x_services.catalogue import LAWS
 from v2x_services.fusion.group import SESSION_MS
 from v2x_services.fusion.snapshots import SnapshotStore
-from v2x_services.metrics import LAWS
 
 pytestmark = pytest.mark.real
 

@@ -15,11 +15,12 @@ from v2x.topics import EVENTS, LINKS, OBSERVATIONS, TRACKS
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_services.catalogue import LAWS
 from v2x_services.fusion.cores import account, code_version
 from v2x_services.fusion.domain import DomainCores, blank
 from v2x_services.fusion.snapshots import KEEP, Label, SnapshotStore
 from v2x_services.fusion.stage import Stage, Steps
-from v2x_services.metrics import LAWS, Metrics
+from v2x_services.metrics import Metrics
 from v2x_services.settings import Settings
 from v2x_services.testing import FakeSink
 

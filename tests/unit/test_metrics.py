@@ -10,8 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from v2x.errors import ConfigError
 
+from v2x_services.catalogue import BY_NAME, CATALOGUE, LATENCY_S, LAWS, Kind
 from v2x_services.http import HealthServer
-from v2x_services.metrics import BY_NAME, CATALOGUE, LATENCY_S, LAWS, Hist, Kind, Metrics
+from v2x_services.metrics import Hist, Metrics
 
 
 def test_catalogue_is_sound() -> None:

@@ -25,8 +25,8 @@ from v2x_loadtest.schedules.loop import StuckError, VirtualLoop
 from v2x_loadtest.schedules.mosquitto import Message
 from v2x_loadtest.schedules.plan import Plan
 from v2x_loadtest.schedules.world import World
+from v2x_services.catalogue import LAWS
 from v2x_services.ingest.topics import SESSION_NAMES
-from v2x_services.metrics import LAWS
 
 _HEALED_S: Final = 120.0  # after the last fault everything must be done by then
 _LOOK_S: Final = 0.05
