@@ -59,19 +59,9 @@ def audit(
 
 def stand(settings: Settings) -> None:
     """Run the standing audit."""
-    import signal  # noqa: PLC0415
-
-    import uvloop  # noqa: PLC0415
-
     from v2x_loadtest.audit import standing  # noqa: PLC0415
     from v2x_services import log as logs  # noqa: PLC0415
+    from v2x_services.running import serve  # noqa: PLC0415
 
     logs.setup("audit", settings.log_format, settings.log_level)
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-        await standing.run(settings, stop)
-
-    uvloop.run(run())
+    serve(lambda stop: standing.run(settings, stop))

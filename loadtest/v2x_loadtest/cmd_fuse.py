@@ -44,12 +44,8 @@ def fuse(
     With --standby, the first of several processes with one --state-dir fuses; the others follow it and keep the state
     without a word. When it stops or dies, one of them goes on within a second: start it again, and it stands by.
     """
-    import asyncio  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-
-    import uvloop  # noqa: PLC0415
-
     from v2x_services import fusion, log  # noqa: PLC0415
+    from v2x_services.running import serve  # noqa: PLC0415
     from v2x_services.settings import Settings  # noqa: PLC0415
 
     settings = Settings.load(
@@ -69,14 +65,7 @@ def fuse(
         keep_workers(settings, workers)
         return
     log.setup("fusion", settings.log_format, settings.log_level)
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-        await fusion.run(settings, stop, worker=worker, standby=standby)
-
-    uvloop.run(run())
+    serve(lambda stop: fusion.run(settings, stop, worker=worker, standby=standby))
 
 
 def keep_workers(settings: Settings, count: int) -> None:

@@ -21,13 +21,9 @@ def confirm(
     About once a second each active device hears on v2x/v1/{kind}/{id}/confirm/down up to which number its messages are
     in the log, which are missing, and which were refused (docs/devices.md).
     """
-    import asyncio  # noqa: PLC0415 - `v2x --help` must be quick
-    import signal  # noqa: PLC0415
-
-    import uvloop  # noqa: PLC0415
-
-    from v2x_services import confirm as service  # noqa: PLC0415
+    from v2x_services import confirm as service  # noqa: PLC0415 - `v2x --help` must be quick
     from v2x_services import log  # noqa: PLC0415
+    from v2x_services.running import serve  # noqa: PLC0415
     from v2x_services.settings import Settings  # noqa: PLC0415
 
     settings = Settings.load(
@@ -39,11 +35,4 @@ def confirm(
         confirm_metrics_port=metrics_port,
     )
     log.setup("confirm", settings.log_format, settings.log_level)
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-        await service.run(settings, stop)
-
-    uvloop.run(run())
+    serve(lambda stop: service.run(settings, stop))

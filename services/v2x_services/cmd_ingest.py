@@ -38,15 +38,12 @@ def ingest(
     With --standby, the first of several processes of a shard with one --state-dir works; the others have all loaded and
     wait. When it stops or dies, one of them takes over its MQTT sessions: start it again, and it stands by.
     """
-    import asyncio  # noqa: PLC0415 - `v2x --help` must be quick
-    import signal  # noqa: PLC0415
-
-    import uvloop  # noqa: PLC0415
-    from v2x.errors import ConfigError  # noqa: PLC0415
+    from v2x.errors import ConfigError  # noqa: PLC0415 - `v2x --help` must be quick
     from v2x.shards import Shard  # noqa: PLC0415
 
     from v2x_services import log  # noqa: PLC0415
     from v2x_services.ingest import app  # noqa: PLC0415
+    from v2x_services.running import serve  # noqa: PLC0415
     from v2x_services.settings import Settings  # noqa: PLC0415
 
     settings = Settings.load(
@@ -67,11 +64,4 @@ def ingest(
         raise ConfigError("give --leave or --standby, not both")
     place = Shard.parse(shard or "0/1")
     log.setup("ingest", settings.log_format, settings.log_level)
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(sig, stop.set)
-        await app.run(settings, place, stop, leaving=leave, standby=standby)
-
-    uvloop.run(run())
+    serve(lambda stop: app.run(settings, place, stop, leaving=leave, standby=standby))

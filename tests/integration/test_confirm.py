@@ -185,7 +185,7 @@ async def test_a_killed_mosquitto_costs_no_reliable_message(world: str, tmp_path
             log = await read_log(world)
             books = standing._metrics
             async with asyncio.timeout(10):
-                while any(standing._next[tp] < log.ends[tp] for tp in standing._next):  # noqa: ASYNC110
+                while any(standing._tap.next[tp] < log.ends[tp] for tp in standing._tap.next):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             for _ in range(2):
                 standing._sweep(everything=True)

@@ -12,8 +12,7 @@ from typing import Final
 
 import numpy as np
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka import TopicPartition
 from v2x.columns import I64, Records
 from v2x.errors import V2XError
 from v2x.standing import AGAIN, FRESH, LOST, UNPLACED, Standing
@@ -22,16 +21,13 @@ from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, UPLINKS, Messa
 from v2x_codecs.envelopes import EnvelopeReader
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
-from v2x_services import topics
-from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.http import HealthServer
 from v2x_services.metrics import Metrics
+from v2x_services.running import until
 from v2x_services.settings import Settings
+from v2x_services.tap import LogTap
 
 TOPICS: Final = (GANTRY, DEVICES, DEADLETTER, OBSERVATIONS)
-_POLL_S: Final = 0.2
-_PACE_S: Final = (0.2, 0.2)  # few large fetches: at 17,000 records a second small ones cost several times as much
-_AGAIN_S: Final = 1.0
 _PATIENCE: Final = 10  # sweeps of perishable types to one of reliable types, which devices send again for minutes
 _SHOWN: Final = 5
 _COUNTS: Final = {FRESH: "seen", AGAIN: "again", LOST: "lost", UNPLACED: "unplaced"}
@@ -51,28 +47,24 @@ class StandingAudit:
         self.standing = Standing(len(self._types))
         reliable = {row.schema for row in UPLINKS if row.message_class is MessageClass.RELIABLE}
         self._perishable = np.array([name not in reliable for name in self._reader.schemas])
-        self._next: dict[TopicPartition, int] = {}
-        self._fetcher = LogFetcher(settings.kafka_bootstrap, "v2x-audit-log", _PACE_S)
-        self._consumer: AIOKafkaConsumer | None = None
+        self._tap = LogTap(
+            settings.kafka_bootstrap,
+            "v2x-audit-log",
+            TOPICS,
+            skipped=self._skipped,
+            failed=lambda: metrics.inc("v2x_audit_faults_total"),
+        )
         self._records = {topic: metrics.value("v2x_audit_records_total", topic=topic) for topic in TOPICS}
         self._other = metrics.value("v2x_audit_other_total")
         metrics.before_scrape(self._refresh)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Audit until ``stop``; raises what cannot be gone on from."""
-        tasks = [asyncio.create_task(self._work()), asyncio.create_task(stop.wait())]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0].done():
-                tasks[0].result()
+            await until(stop, self._work())
         finally:
             self.why_not_ready = "stopping"
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._fetcher.stop()
-            if self._consumer is not None:
-                await self._consumer.stop()
+            await self._tap.stop()
 
     def take(self, topic: str, records: Records) -> None:
         """Take records of one partition, in order."""
@@ -105,50 +97,25 @@ class StandingAudit:
         loop = asyncio.get_running_loop()
         sweep, sweeps = loop.time() + self._settings.audit_sweep_s, 0
         while True:
-            await self._read()
+            for tp, records in (await self._tap.read()).items():
+                self.take(tp.topic, records)
             if loop.time() >= sweep:
                 sweep, sweeps = loop.time() + self._settings.audit_sweep_s, sweeps + 1
                 self._sweep(everything=sweeps % _PATIENCE == 0)
 
     async def _start(self) -> None:
-        self.why_not_ready = "waiting for Kafka"
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka_bootstrap, enable_auto_commit=False, auto_offset_reset="none"
-        )
-        while True:
-            try:
-                await self._consumer.start()
-                await self._fetcher.start()
-                break
-            except (KafkaError, OSError) as e:
-                self.why_not_ready = f"waiting for Kafka: {type(e).__name__}"
-                await asyncio.sleep(_AGAIN_S)
-        tps = [TopicPartition(t, p) for t in TOPICS for p in sorted(await topics.partitions_of(self._consumer, t))]
-        _, end = await topics.bounds(self._consumer, tps)
-        self._next = dict(end)
-        await self._fetcher.begin(self._next)
+        _, end = await self._tap.start(self._say)
+        await self._tap.begin(end)
         gc.collect()
         gc.freeze()
         self.why_not_ready = ""
-        log.info("auditing from the end of the log on", partitions=len(tps))
+        log.info("auditing from the end of the log on", partitions=len(end))
 
-    async def _read(self) -> None:
-        try:
-            fetched = await self._fetcher.getmany(_POLL_S)
-        except OffsetOutOfRangeError as e:
-            for tp in e.args[0]:
-                begin = (await topics.bounds(self._consumer, [tp]))[0][tp]
-                self._metrics.inc("v2x_audit_skipped_total", max(0, begin - self._next[tp]), topic=tp.topic)
-                self._next[tp] = begin
-                self._fetcher.seek(tp, begin)
-            return
-        except KafkaError as e:
-            self._metrics.inc("v2x_audit_faults_total")
-            log.warning("fetching failed, trying again", error=repr(e))
-            return
-        for tp, records in fetched.items():
-            self.take(tp.topic, records)
-            self._next[tp] = int(records.offset[-1]) + 1
+    def _say(self, why_not_ready: str) -> None:
+        self.why_not_ready = why_not_ready
+
+    def _skipped(self, tp: TopicPartition, records: int) -> None:
+        self._metrics.inc("v2x_audit_skipped_total", max(0, records), topic=tp.topic)
 
     def _sweep(self, *, everything: bool) -> None:
         before = int(self.standing.counts[:, LOST].sum())
@@ -166,10 +133,7 @@ class StandingAudit:
         m.set("v2x_audit_missing", standing.missing())
         m.set("v2x_audit_streams", len(standing))
         m.set("v2x_audit_forgotten_total", standing.forgotten)
-        lag = dict.fromkeys(TOPICS, 0)
-        for tp, following in self._next.items():
-            lag[tp.topic] += max(0, (self._fetcher.highwater(tp) or following) - following)
-        for topic, n in lag.items():
+        for topic, n in self._tap.lag().items():
             m.set("v2x_audit_lag_records", n, topic=topic)
 
 
@@ -181,10 +145,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Audit until ``stop`` is set, with /metrics and health."""
     metrics = Metrics("audit")
     audit = StandingAudit(settings, metrics)
-    server = HealthServer(metrics, lambda: audit.why_not_ready, settings.host, settings.metrics_port("audit"))
-    await server.start()
-    try:
+    port = settings.metrics_port("audit")
+    async with HealthServer(metrics, lambda: audit.why_not_ready, settings.host, port) as server:
         server.tell(settings.state_dir)
         await audit.run(stop)
-    finally:
-        await server.stop()

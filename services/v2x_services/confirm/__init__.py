@@ -14,10 +14,6 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """Confirm until ``stop`` is set (or cancelled), with /metrics and health; raises what ended it otherwise."""
     metrics = Metrics("confirm")
     confirm = Confirm(settings, metrics)
-    server = HealthServer(metrics, confirm.not_ready, settings.host, settings.metrics_port("confirm"))
-    await server.start()
-    try:
+    async with HealthServer(metrics, confirm.not_ready, settings.host, settings.metrics_port("confirm")) as server:
         server.tell(settings.state_dir)
         await confirm.run(stop or asyncio.Event())
-    finally:
-        await server.stop()

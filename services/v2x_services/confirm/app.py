@@ -18,8 +18,7 @@ import time
 from typing import Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka import TopicPartition
 from v2x.confirm import Confirmations, Report
 from v2x.topics import UPLINKS, downlink_topic
 
@@ -29,15 +28,13 @@ from v2x_services import topics
 from v2x_services.confirm import saved
 from v2x_services.confirm.downlink import Downlink
 from v2x_services.confirm.intake import TOPICS, Intake
-from v2x_services.fusion.fetch import LogFetcher
 from v2x_services.metrics import Metrics
+from v2x_services.running import until
 from v2x_services.settings import Settings
+from v2x_services.tap import LogTap
 
-_POLL_S: Final = 0.2
-_PACE_S: Final = (0.2, 0.2)  # few large fetches: at 17,000 records a second small ones cost several times as much
 _SAVE_S: Final = 10.0
 _LEAVE_S: Final = 600.0
-_AGAIN_S: Final = 1.0
 log = structlog.get_logger("confirm")
 
 
@@ -53,10 +50,14 @@ class Confirm:
         self._intake = Intake(self._registry, self._streams, metrics)
         self._file = settings.state_dir / "confirm" / "streams.json"
         self._generations: dict[str, dict[int, str]] = {}
-        self._next: dict[TopicPartition, int] = {}
         self._behind: dict[TopicPartition, int] = {}  # partitions still to be read to here before anything is told
-        self._fetcher = LogFetcher(settings.kafka_bootstrap, "v2x-confirm-log", _PACE_S)
-        self._consumer: AIOKafkaConsumer | None = None
+        self._tap = LogTap(
+            settings.kafka_bootstrap,
+            "v2x-confirm-log",
+            TOPICS,
+            skipped=self._skipped,
+            failed=lambda: metrics.inc("v2x_confirm_faults_total"),
+        )
         s = settings
         self._downlink = Downlink(s.mqtt_host, s.mqtt_port, "v2x-confirm", s.mqtt_username, s.mqtt_password)
         self._sent, self._unsent = metrics.value("v2x_confirm_sent_total"), metrics.value("v2x_confirm_unsent_total")
@@ -64,21 +65,13 @@ class Confirm:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Confirm until ``stop``; raises what cannot be gone on from."""
-        tasks = [asyncio.create_task(self._work()), asyncio.create_task(stop.wait())]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0].done():
-                tasks[0].result()
+            await until(stop, self._work())
         finally:
             clean = not self.why_not_ready
             self.why_not_ready = "stopping"
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._downlink.stop()
-            await self._fetcher.stop()
-            if self._consumer is not None:
-                await self._consumer.stop()
+            await self._tap.stop()
             if clean:
                 saved.save(self._file, self._state())
                 log.info("stopped cleanly", devices=len(self._streams))
@@ -110,28 +103,17 @@ class Confirm:
                 self._streams.leave_idle()
 
     async def _start(self) -> None:
-        s = self._settings
-        self.why_not_ready = "waiting for Kafka"
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=s.kafka_bootstrap, enable_auto_commit=False, auto_offset_reset="none"
-        )
-        while True:
-            try:
-                await self._consumer.start()
-                await self._fetcher.start()
-                break
-            except (KafkaError, OSError) as e:
-                self.why_not_ready = f"waiting for Kafka: {type(e).__name__}"
-                await asyncio.sleep(_AGAIN_S)
-        self._generations = await topics.generations(s.kafka_bootstrap, topics.GENESIS_TOPICS)
-        tps = [TopicPartition(t, p) for t in TOPICS for p in sorted(await topics.partitions_of(self._consumer, t))]
-        begin, end = await topics.bounds(self._consumer, tps)
+        begin, end = await self._tap.start(self._say)
+        self._generations = await topics.generations(self._settings.kafka_bootstrap, topics.GENESIS_TOPICS)
         known = self._offsets(begin, end)
-        self._next = {tp: known.get(tp, begin[tp]) for tp in tps}
-        self._behind = {tp: end[tp] for tp in tps if end[tp] > self._next[tp]}
+        following = {tp: known.get(tp, first) for tp, first in begin.items()}
+        self._behind = {tp: end[tp] for tp, offset in following.items() if end[tp] > offset}
         self.why_not_ready = "" if not self._behind else "reading the log to its end"
-        log.info("reading", records=sum(end[tp] - self._next[tp] for tp in tps), devices=len(self._streams))
-        await self._fetcher.begin(self._next)
+        log.info("reading", records=sum(end[tp] - n for tp, n in following.items()), devices=len(self._streams))
+        await self._tap.begin(following)
+
+    def _say(self, why_not_ready: str) -> None:
+        self.why_not_ready = why_not_ready
 
     def _offsets(self, begin: dict[TopicPartition, int], end: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Take over the saved streams, and return where to go on; nothing, if they are of another world."""
@@ -159,24 +141,10 @@ class Confirm:
             log.error("retention took records before they were read", partition=f"{tp.topic}-{tp.partition}", n=records)
 
     async def _read(self) -> None:
-        try:
-            fetched = await self._fetcher.getmany(_POLL_S)
-        except OffsetOutOfRangeError as e:
-            for tp in e.args[0]:
-                begin = (await topics.bounds(self._consumer, [tp]))[0][tp]
-                self._skipped(tp, begin - self._next[tp])
-                self._next[tp] = begin
-                self._fetcher.seek(tp, begin)
-            return
-        except KafkaError as e:
-            self._metrics.inc("v2x_confirm_faults_total")
-            log.warning("fetching failed, trying again", error=repr(e))
-            return
-        for tp, records in fetched.items():
+        for tp, records in (await self._tap.read()).items():
             self._intake.take(tp.topic, records)
-            self._next[tp] = int(records.offset[-1]) + 1
         if self._behind:
-            self._behind = {tp: end for tp, end in self._behind.items() if self._next[tp] < end}
+            self._behind = {tp: end for tp, end in self._behind.items() if self._tap.next[tp] < end}
             if not self._behind:
                 self.why_not_ready = ""
                 log.info("at the end of the log", devices=len(self._streams))
@@ -191,7 +159,7 @@ class Confirm:
 
     def _state(self) -> saved.Saved:
         offsets: dict[str, dict[str, int]] = {}
-        for tp, offset in self._next.items():
+        for tp, offset in self._tap.next.items():
             offsets.setdefault(tp.topic, {})[str(tp.partition)] = offset
         generations = {t: {str(p): g for p, g in of.items()} for t, of in self._generations.items()}
         return saved.Saved(generations, offsets, self._streams.dump())
@@ -203,10 +171,7 @@ class Confirm:
         m.set("v2x_confirm_given_up_total", streams.given_up)
         m.set("v2x_confirm_forgotten_total", streams.forgotten)
         m.set("v2x_confirm_connected", int(self._downlink.connected))
-        lag = dict.fromkeys(TOPICS, 0)
-        for tp, following in self._next.items():
-            lag[tp.topic] += max(0, (self._fetcher.highwater(tp) or following) - following)
-        for topic, n in lag.items():
+        for topic, n in self._tap.lag().items():
             m.set("v2x_confirm_lag_records", n, topic=topic)
 
 

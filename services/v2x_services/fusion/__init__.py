@@ -52,13 +52,11 @@ async def run(
     lock = None if number is None else number_lock(settings, number, "worker" if standby is None else "standby")
     fusion = Fusion(settings, cores, sink, metrics, members, standing_by=standby is not None)
     port = settings.metrics_port("fusion", number or 0)
-    server = HealthServer(metrics, fusion.not_ready, settings.host, port)
-    await server.start()
     try:
-        server.tell(settings.state_dir, "fusion" if number is None else f"fusion-{number}")
-        await fusion.run(stop)
+        async with HealthServer(metrics, fusion.not_ready, settings.host, port) as server:
+            server.tell(settings.state_dir, "fusion" if number is None else f"fusion-{number}")
+            await fusion.run(stop)
     finally:
-        await server.stop()
         if lock is not None:
             lock.close()
     fatal.raise_if_set()

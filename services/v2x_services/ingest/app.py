@@ -7,7 +7,6 @@ have a session, a ledger, a Receive Maximum and a producer each.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -37,6 +36,7 @@ from v2x_services.ingest.topics import SESSION_NAMES, TopicTable, session_filter
 from v2x_services.kafka import KafkaSink
 from v2x_services.metrics import Metrics
 from v2x_services.ports import SystemClock
+from v2x_services.running import until
 from v2x_services.settings import Settings
 
 log = structlog.get_logger("ingest")
@@ -101,17 +101,10 @@ class Ingest:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take messages until ``stop``; raises what cannot be gone on from."""
-        tasks = [asyncio.create_task(self._work()), asyncio.create_task(stop.wait())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if tasks[0] in done:
-                await tasks[0]
+            await until(stop, self._work())
         finally:
             self.why_not_ready = "stopping"
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
             await self._finish()
 
     def not_ready(self) -> str:
@@ -343,12 +336,8 @@ async def run(
     ingest = Ingest(settings, metrics, shard, leaving=leaving, standing_by=standby is not None)
     port = settings.metrics_port("ingest", shard.index + shard.count * (standby or 0)) if not leaving else 0
     name = shard.name if standby is None else f"{shard.name}-standby-{standby}"
-    server = HealthServer(metrics, ingest.not_ready, settings.host, port)
-    await server.start()
-    try:
+    async with HealthServer(metrics, ingest.not_ready, settings.host, port) as server:
         server.tell(settings.state_dir, name + (".leave" if leaving else ""))
         await ingest.run(stop)
-    finally:
-        await server.stop()
     if fatal:
         raise fatal[0]
