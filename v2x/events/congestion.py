@@ -262,10 +262,9 @@ class Congestion:
 
     def _level(self, speed: float, old: int) -> int:
         band = self.rule.limit("level_band_mps")
-        bounds = (self.rule.limit("level3_mps"), self.rule.limit("level2_mps"))
-        level = 3 if speed < bounds[0] else 2 if speed < bounds[1] else 1
+        level = level_of(self.rule, speed)
         if old and level != old:
-            edge = bounds[0] if 3 in {old, level} else bounds[1]
+            edge = self.rule.limit("level3_mps" if 3 in {old, level} else "level2_mps")
             if abs(speed - edge) < band:
                 return old
         return level
@@ -293,6 +292,11 @@ class Congestion:
         self.now, self.count = state["now"], state["count"]
         self.jams = [_jam_in(row) for row in state["jams"]]
         self._past = [(end, {link: [low, high] for link, low, high in spans}) for end, spans in state["past"]]
+
+
+def level_of(rule: Rule, speed: float) -> int:
+    """Return the level of a queue whose slow vehicles go at ``speed`` m/s on average."""
+    return 3 if speed < rule.limit("level3_mps") else 2 if speed < rule.limit("level2_mps") else 1
 
 
 def _touch(a: Mapping[int, list[float]], b: Mapping[int, list[float]]) -> bool:

@@ -29,7 +29,7 @@ import numpy as np
 from v2x.columns import Table
 from v2x.events import kernel as k
 from v2x.events.catalogue import kind_of_code, with_overrides
-from v2x.events.congestion import Congestion, JamChange
+from v2x.events.congestion import Congestion, JamChange, level_of
 from v2x.events.handing import Border
 from v2x.events.merge import EventBook
 from v2x.events.model import GANTRY, RSI, EventChange, LaneQueue, Place, Source
@@ -345,7 +345,7 @@ class Detector:
         rule = self.rules["CONGESTION"]
         if speed < 0:
             return rule.level
-        return 3 if speed < rule.limit("level3_mps") else 2 if speed < rule.limit("level2_mps") else 1
+        return level_of(rule, speed)
 
     # -- state ------------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
