@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
+
+from v2x_services.whole import write_whole
 
 _FORMAT: Final = 1
 log = structlog.get_logger("confirm")
@@ -46,9 +47,5 @@ def save(path: Path, saved: Saved) -> None:
         {"generations": saved.generations, "offsets": saved.offsets, "streams": saved.streams}, separators=(",", ":")
     ).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    with beside.open("wb") as f:
-        f.write(json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(body).hexdigest()}).encode() + b"\n" + body)
-        f.flush()
-        os.fsync(f.fileno())
-    beside.replace(path)
+    head = json.dumps({"format": _FORMAT, "sha256": hashlib.sha256(body).hexdigest()}).encode()
+    write_whole(path, head + b"\n", body)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import structlog
 from v2x.errors import ConfigError
 
 from v2x_services.hold import HeldError, Hold
+from v2x_services.whole import write_whole
 
 KEEP: Final = 3
 LOCK: Final = "lock"
@@ -114,18 +114,7 @@ class SnapshotStore(Snapshots):
         name, sum_of = _SUMS[_FORMAT]
         head = json.dumps({"format": _FORMAT, name: sum_of(blob), **asdict(label)}).encode()
         path = self.folder / f"{label.position:020d}.snap"
-        beside = path.with_suffix(".tmp")
-        with beside.open("wb") as f:
-            f.write(head + b"\n")
-            f.write(blob)
-            f.flush()
-            os.fsync(f.fileno())
-        beside.replace(path)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, head + b"\n", blob)
         for old in self._newest_first()[KEEP:]:
             old.unlink(missing_ok=True)
         return len(head) + 1 + len(blob)
