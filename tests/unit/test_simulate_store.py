@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 
 from v2x_codecs import vectors
 from v2x_codecs.framing import mqtt_header
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_loadtest.simulate.ledger import Ledger, rows_of
+from v2x_loadtest.simulate.link import RELIABLE, TYPES, Broker, DeviceLink
+from v2x_loadtest.simulate.step import MESSAGE
 from v2x_loadtest.simulate.store import FRAME, GAP_S, SILENCE_S, TRIES, Confirm, Key, Store, read_confirm
 
 REGISTRY = Registry.load()
@@ -104,3 +110,17 @@ def test_nothing_is_lost_from_the_books() -> None:
     store.confirmed(told(5, gaps=(1,), refused=(2,)))
     t = store.tally
     assert t.kept == t.confirmed + t.refused + t.given_up + t.dropped + len(store) == 10
+
+
+def test_a_repeat_that_the_link_makes_is_not_kept_again() -> None:
+    ledger = Ledger(None)
+    ledger.append(rows_of(np.zeros(2, MESSAGE)), 0)
+    broker = Broker("127.0.0.1", 1, ledger, random.Random(1))
+    link = DeviceLink(broker, "G-1", str, confirms="v2x/v1/gantry/G-1/confirm/down")
+    code = RELIABLE.index(True)
+    link.send(0, code, b"once", 7)
+    assert link.store is not None
+    assert (len(link.store), broker.tally.kept) == (1, 1)
+    link.store.confirmed(Confirm("G-1", 0, TYPES[code], link.boot, 7, frozenset(), frozenset(), 0))
+    link.send(1, code, b"once", -1)  # it comes late, when the message is in the log already
+    assert (len(link.store), broker.tally.kept) == (0, 1)

@@ -105,9 +105,12 @@ class DeviceLink(asyncio.Protocol):
         return len(self._inflight) + len(self._waiting)
 
     def send(self, row: int, code: int, payload: bytes, seq: int) -> None:
-        """Publish now, or as soon as there is a connection and room in the broker's window."""
+        """Publish now, or as soon as there is a connection and room in the broker's window.
+
+        ``seq``: its number; -1 for a repeat that the link makes, of which the device knows nothing.
+        """
         key = None
-        if self.store is not None and RELIABLE[code]:
+        if self.store is not None and seq >= 0 and RELIABLE[code]:
             key = Key(TYPES[code], self.boot, seq)
             self.store.keep(key, payload)
         if not self.ready or self._paused or len(self._inflight) >= self._window:

@@ -25,7 +25,7 @@ from v2x_loadtest.simulate.build import Generator
 from v2x_loadtest.simulate.ledger import Ledger, rows_of
 from v2x_loadtest.simulate.link import RELIABLE, Broker, DeviceLink
 from v2x_loadtest.simulate.options import Options
-from v2x_loadtest.simulate.step import MESSAGE, Step
+from v2x_loadtest.simulate.step import MESSAGE, REPEAT, Step
 
 LEAD_US: Final = 250_000  # content is made so long before its step begins
 _START_S: Final = 0.6  # between the last connection and scene second ``offset``; more than LEAD_US
@@ -263,7 +263,7 @@ class Run:
                 range(first, first + len(rows)),
                 rows["device"].tolist(),
                 rows["code"].tolist(),
-                rows["seq"].tolist(),
+                np.where(rows["flags"] & REPEAT, -1, rows["seq"]).tolist(),
                 rows["step"].tolist(),
                 rows["start"].tolist(),
                 rows["end"].tolist(),
