@@ -9,13 +9,11 @@ import numpy as np
 from v2x_loadtest.planted.actors import F64, LANE_MPS, Car, Note, car
 from v2x_loadtest.planted.layout import EAST, FRAME, LENGTH_M, MEDIAN_M
 from v2x_loadtest.planted.motorway import Act
+from v2x_loadtest.record.queues import DENSE, level, longest
+from v2x_loadtest.record.traffic import Place
 from v2x_loadtest.scene.model import STEP_S
 from v2x_loadtest.score.traffic import LANE_M
 
-SLOW_MPS: Final = 30 / 3.6  # the catalogue: mean 30 km/h, gaps below 50 m, five vehicles in one lane
-GAP_M: Final = 50.0
-FEWEST: Final = 5
-_LEVELS: Final = ((15 / 3.6, 3), (25 / 3.6, 2), (np.inf, 1))
 _HEADWAY_S, _STANDING_M, _ACCEL, _BRAKE = 1.4, 2.5, 1.4, 1.8
 _LENGTH: Final = 4.6
 _CRAWLS: Final = ((3.3, 3.7), (5.2, 6.0))  # m/s, above a stop and off the levels' bounds
@@ -68,28 +66,21 @@ def _follower(t: F64, d: int, lane: int, ahead: Car, headway_s: float) -> Car:
 
 def chain(cars: list[Car], k: int) -> list[Car]:
     """Return the longest chain of slow vehicles of one lane at a step, its tail first (by number of vehicles)."""
-    best: list[Car] = []
-    here: list[Car] = []
-    for c in sorted((c for c in cars if np.isfinite(c.s[k])), key=lambda c: float(c.s[k])):
-        if c.speed[k] > SLOW_MPS or (here and c.s[k] - here[-1].s[k] > GAP_M):
-            here = []
-        if c.speed[k] <= SLOW_MPS:
-            here.append(c)
-        if len(here) > len(best):
-            best = list(here)
-    return best
+    own = sorted((c for c in cars if np.isfinite(c.s[k])), key=lambda c: float(c.s[k]))
+    places = [Place(float(c.s[k]), float(c.speed[k]), n, n) for n, c in enumerate(own)]
+    return [own[place.number] for place in longest(places)]
 
 
 def account(t: F64, cars: list[Car]) -> list[Note]:
     """Return the note of the congestion that these are, if they are one; ``seconds`` in its details."""
     lanes = sorted({min(c.lanes) for c in cars})
     by_lane = {lane: [c for c in cars if min(c.lanes) == lane] for lane in lanes}
-    dense = [k for k in range(len(t)) if any(len(chain(own, k)) >= FEWEST for own in by_lane.values())]
+    dense = [k for k in range(len(t)) if any(len(chain(own, k)) >= DENSE for own in by_lane.values())]
     if not dense:
         return []
     seconds: list[dict[str, Any]] = []
     for k in range(dense[0], dense[-1] + 1, round(1 / STEP_S)):
-        chains = {lane: c for lane, own in by_lane.items() if len(c := chain(own, k)) >= FEWEST}
+        chains = {lane: c for lane, own in by_lane.items() if len(c := chain(own, k)) >= DENSE}
         if not chains:
             continue
         every = [c for own in chains.values() for c in own]
@@ -98,7 +89,7 @@ def account(t: F64, cars: list[Car]) -> list[Note]:
         low = long[0]
         lat, lon = (float(v) for v in FRAME.to_geo(low.x[k], low.y[k]))
         seconds.append({
-            "t": round(float(t[k]), 1), "level": next(level for edge, level in _LEVELS if speed < edge),
+            "t": round(float(t[k]), 1), "level": level(speed),
             "tail_lat": lat, "tail_lon": lon, "speed": round(speed, 2),
             "queue_m": round(float(long[-1].s[k] - low.s[k]) + 5.0, 1),
             "vehicles": {str(lane): len(own) for lane, own in chains.items()},
