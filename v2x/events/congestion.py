@@ -94,6 +94,7 @@ class Congestion:
     def __init__(self, rule: Rule) -> None:
         """Begin without a jam."""
         self.rule = rule
+        self._least = int(rule.limit("vehicles"))
         self.jams: list[Jam] = []
         self.count = 0
         self.now = 0
@@ -103,10 +104,15 @@ class Congestion:
         self._covers = Covers(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
         self._covered = False  # ``_covers`` is not as new
 
-    def advance(self, now: int, view: TrackView, road: Road, lead: I64, gap: F64) -> list[JamChange]:
-        """Take one frame with each row's leader; return the jams that began, go on or ended."""
+    def advance(self, now: int, view: TrackView, road: Road, lead: I64, gap: F64, slow: int) -> list[JamChange]:
+        """Take one frame with each row's leader, and how many are slow enough for a jam.
+
+        Return the jams that began, go on or ended.
+        """
         dt = min(max(now - self.now, 0), MAX_STEP_MS) if self.now else 0
         self.now = max(now, self.now)
+        if slow < self._least and not self.jams and not self._past:
+            return []
         groups = self._groups(self._find(view, road, lead, gap), road)
         return self._follow(groups, dt, view, road)
 
@@ -146,9 +152,7 @@ class Congestion:
             if jam.event_id:
                 self._hot[list(jam.spans)] = True
         speeds = (rule.limit("enter_mps"), rule.limit("exit_mps"))
-        return self._finder.chains(
-            view, road, lead, gap, self._hot, speeds, rule.limit("gap_m"), int(rule.limit("vehicles"))
-        )
+        return self._finder.chains(view, road, lead, gap, self._hot, speeds, rule.limit("gap_m"), self._least)
 
     def _groups(self, chains: list[Chain], road: Road) -> list[list[Chain]]:
         """Put chains that lie side by side, or end to end over a link's end, together."""

@@ -158,7 +158,7 @@ class Detector:
         for crossing in crossings:
             out += self._crossed(crossing, view)
         self._follow(view)
-        jams = self.congestion.advance(now, view, self.road, self.table.lead, self.table.gap)
+        jams = self.congestion.advance(now, view, self.road, self.table.lead, self.table.gap, self.table.slow)
         for change in jams:
             out += self._jam(change)
         out += self._things(now)
@@ -212,10 +212,12 @@ class Detector:
     def _braking(self, row: int) -> int:
         speeds = self.table.reals[row, : k.HISTORY]
         grave = self.rules["HARD_BRAKING"].limit("grave_mps2")
-        return 2 if speeds[0] >= 0.0 and k.slowing.py_func(speeds, self.table.times)[0] >= grave else 1
+        return 2 if speeds[0] >= 0.0 and k.deceleration(speeds, self.table.times) >= grave else 1
 
     def _follow(self, view: TrackView) -> None:
         """Keep place and speed of the events whose vehicle moves."""
+        if not self.book.open:
+            return
         count = len(view)
         for event in self.book.open.values():
             if not event.tracks or event.group == "congestion" or not self.rules[event.kind].moving:
@@ -268,6 +270,8 @@ class Detector:
 
     def _things(self, now: int) -> list[EventChange]:
         out: list[EventChange] = []
+        if not self.things.items:
+            return out
         for thing, started in self.things.advance(now):
             rule = self.rules[thing.kind]
             if started:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from v2x.fusion.jit import helper
+from v2x.fusion.jit import helper, kernel
 
 # Rules, columns of the machine.
 (
@@ -26,14 +26,16 @@ from v2x.fusion.jit import helper
 NO, BAND, YES, FROZEN = -1, 0, 1, 2
 START, END = 1, 2
 
-# Columns of a track's integer row: four blocks of RULE_COUNT, then single ones.
-HELD, SINCE, OFF, ACTIVE = 0, RULE_COUNT, 2 * RULE_COUNT, 3 * RULE_COUNT
+# Columns of a track's integer row. First, in one cache line, what each step reads of every track: a table of thousands
+# is read from memory ten times a second, and nearly all of its machines are idle.
 (
-    MOVED, FLAG_MS, STOP_LINE_MS, SEEN_MS,
-    BRAKED_MS, AIRBAG_MS, PARTNER,  # last strong braking, last word of an air bag, the other track of an event of two
-    FROM_LANE, RED_STATE, RED_MS, RED_TOLD_MS,  # v2x.events.stopline
-    INT_WIDTH,
-) = range(4 * RULE_COUNT, 4 * RULE_COUNT + 12)  # fmt: skip
+    BUSY, MOVED, SEEN_MS, BRAKED_MS, AIRBAG_MS,  # last strong braking, last word of an air bag
+    FROM_LANE, RED_STATE, RED_TOLD_MS,  # v2x.events.stopline
+) = range(8)  # fmt: skip
+HELD, SINCE, OFF, ACTIVE = (8 + x * RULE_COUNT for x in range(4))  # blocks of RULE_COUNT
+FLAG_MS, STOP_LINE_MS, PARTNER, RED_MS, INT_WIDTH = range(8 + 4 * RULE_COUNT, 13 + 4 * RULE_COUNT)  # PARTNER: of two
+# Bits of BUSY: a machine is not idle; STOP_LINE_MS is set. They may be set without need, never missing.
+RUNS, WAITS = 1, 2
 # Columns of a track's real row: speeds of the last 1.2 s, then the last state.
 HISTORY: Final = 13
 EAST, NORTH, VEL_E, VEL_N, SLOWEST, TURN, TTC, REAL_WIDTH = range(HISTORY, HISTORY + 8)  # TURN rad/s, TTC s
@@ -53,8 +55,9 @@ EAST, NORTH, VEL_E, VEL_N, SLOWEST, TURN, TTC, REAL_WIDTH = range(HISTORY, HISTO
     P_MISS_TTC, P_MISS_NEED, P_MISS_QUEUE, P_MISS_MIN, P_MISS_COS, P_MISS_AGE, P_MISS_IN, P_MISS_OVER, P_MISS_LAG,
     P_MISS_HALT,
     P_RED_MARGIN, P_RED_CLEAR, P_RED_ASIDE, P_RED_OPEN,
+    P_JAM_SLOW,
     P_COUNT,
-) = range(67)  # fmt: skip
+) = range(68)  # fmt: skip
 
 _PEDESTRIAN_CLASS: Final = 10
 _CYCLIST_CLASS: Final = 7
@@ -132,14 +135,6 @@ def lane_direction(lane: int, along: float, xy: Any, seg_start: Any) -> tuple[fl
 
 
 @helper
-def lane_cosine(lane: int, along: float, heading: float, xy: Any, seg_start: Any) -> Any:
-    """Return the cosine between a heading (deg) and a lane's direction at ``along``; 0 without geometry."""
-    ue, un = lane_direction(lane, along, xy, seg_start)
-    angle = np.radians(heading)
-    return ue * np.sin(angle) + un * np.cos(angle)
-
-
-@helper
 def slowing(speeds: Any, times: Any) -> tuple[float, float]:
     """Return the deceleration, m/s2, of the straight line through speeds (m/s) at event times, and its variance.
 
@@ -159,10 +154,35 @@ def slowing(speeds: Any, times: Any) -> tuple[float, float]:
     return -tv / tt, max(0.0, vv - tv * tv / tt) / (count - 2) / tt
 
 
+@kernel("float64(float64[::1], int64[::1])")
+def deceleration(speeds: Any, times: Any) -> Any:
+    """Return the first of what ``slowing`` returns."""
+    return slowing(speeds, times)[0]
+
+
+@helper
+def _weights(times: Any) -> Any:
+    """Return what a speed of each time has to do with ``slowing``: the times are all tracks', so this is done once."""
+    count = times.shape[0]
+    out = np.empty(count)
+    mean, square = 0.0, 0.0
+    for x in range(count):
+        out[x] = (times[x] - times[0]) * 1e-3
+        mean += out[x] / count
+    for x in range(count):
+        out[x] -= mean
+        square += out[x] * out[x]
+    for x in range(count):
+        out[x] /= -square
+    return out
+
+
 @helper
 def conditions(
     now: int,
     speed: Any,
+    vel_e: Any,
+    vel_n: Any,
     heading: Any,
     lane: Any,
     along: Any,
@@ -206,6 +226,7 @@ def conditions(
     span = (times[newest] - times[0]) / 1000.0
     early = (times[middle] - times[0]) / 1000.0
     late = (times[newest] - times[middle]) / 1000.0
+    weights = _weights(times)
     for i in range(len(speed)):
         for r in range(RULE_COUNT):
             out[i, r] = NO
@@ -220,11 +241,16 @@ def conditions(
         if v > p[P_SEEN] and mature[i]:
             ints[i, MOVED] = 1
         has_history = reals[i, 0] >= 0.0 and span > 0.5
-        decel, variance = slowing(reals[i, :HISTORY], times) if has_history else (0.0, 0.0)
+        decel = 0.0
+        if has_history:
+            for x in range(HISTORY):
+                decel += weights[x] * reals[i, x]
         if decel >= p[P_CRASH_BRAKE] and lived_ms[i] >= p[P_BRAKE_AGE]:
             ints[i, BRAKED_MS] = now
         # Hard braking: surely above the threshold, and in both halves of the time: a swapped track's jump is none.
-        if has_history and early > 0.0 and late > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
+        brakes = decel >= min(p[P_BRAKE_ON], p[P_BRAKE_OFF])
+        if brakes and has_history and early > 0.0 and late > 0.0 and lived_ms[i] >= p[P_BRAKE_AGE]:
+            variance = slowing(reals[i, :HISTORY], times)[1]
             first = (reals[i, 0] - reals[i, middle]) / early
             second = (reals[i, middle] - reals[i, newest]) / late
             if max(first, second) > p[P_BRAKE_MAX]:
@@ -248,17 +274,18 @@ def conditions(
             and lane_kind[at] != _LANE_EMERGENCY
             and jam_low[at] - p[P_STOP_JAM] <= along[i] <= jam_high[at] + p[P_STOP_JAM]
         )
-        began = ints[i, SINCE + STOPPED] if ints[i, SINCE + STOPPED] > 0 else now
-
         # Stopped and broken down.
         state = YES if v <= p[P_STOP_ON] else (BAND if v <= p[P_STOP_OFF] else NO)
         if state == NO:
-            ints[i, STOP_LINE_MS] = 0
-        elif queued or (in_jam and began > jam_since[at]):
+            if ints[i, BUSY] & WAITS:
+                ints[i, STOP_LINE_MS] = 0
+                ints[i, BUSY] &= ~WAITS
+        elif queued or (in_jam and (ints[i, SINCE + STOPPED] or now) > jam_since[at]):
             state = NO  # who stood before the jam began may well be its cause
         elif (signal[at] or junction[at]) and to_end <= p[P_STOP_LINE]:
             if ints[i, STOP_LINE_MS] == 0:
                 ints[i, STOP_LINE_MS] = now
+                ints[i, BUSY] |= WAITS
             if signal[at]:
                 if light[at] != 2 or now - green_ms[at] < p[P_GREEN]:
                     state = NO
@@ -269,7 +296,12 @@ def conditions(
 
         # Against the lane.
         if lane_kind[at] <= _LANE_EMERGENCY or lane_kind[at] == 5:
-            cosine = lane_cosine(at, along[i], heading[i], xy, seg_start) if v >= p[P_WRONG_OFF] else 0.0
+            cosine = 0.0
+            if v >= p[P_WRONG_OFF]:
+                ue, un = lane_direction(at, along[i], xy, seg_start)
+                if ue * vel_e[i] + un * vel_n[i] < 0.0:  # else it moves with the lane, wherever it looks
+                    angle = np.radians(heading[i])
+                    cosine = ue * np.sin(angle) + un * np.cos(angle)
             near_end = road_class[at] != _MOTORWAY and (to_end < p[P_WRONG_END] or along[i] < p[P_WRONG_END])
             inside = abs(lateral[i]) <= half_width[at] - p[P_WRONG_IN]
             if v < p[P_WRONG_OFF] or cosine > -0.7:
@@ -323,6 +355,11 @@ def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: 
     count = 0
     step = min(max(dt, 0), _MAX_STEP_MS)
     for i in range(len(cond)):
+        runs = ints[i, BUSY] & RUNS != 0
+        for r in range(RULE_COUNT):
+            runs |= cond[i, r] == YES
+        if not runs:
+            continue
         flagged = ints[i, FLAG_MS] > 0 and now - ints[i, FLAG_MS] <= p[P_FLAG_HOLD]
         for r in range(RULE_COUNT):
             c = cond[i, r]
@@ -364,4 +401,8 @@ def machine(now: int, dt: int, cond: Any, mature: Any, dwell: Any, end: Any, p: 
                 count += 1
                 ints[i, ACTIVE + r] = 1
                 ints[i, OFF + r] = 0
+        runs = False
+        for r in range(RULE_COUNT):
+            runs |= ints[i, SINCE + r] != 0 or ints[i, ACTIVE + r] != 0
+        ints[i, BUSY] = ints[i, BUSY] & ~RUNS | (RUNS if runs else 0)
     return count

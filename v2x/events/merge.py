@@ -165,7 +165,8 @@ class EventBook:
                 out_of = event.reports.pop(key)
                 if not event.alive:
                     out.append(self._end(event, now, last, lost=lost, tracks=[], keys=[out_of.key]))
-        self._closed = [c for c in self._closed if now - c.at_ms <= REOPEN_MS]
+        if self._closed:
+            self._closed = [c for c in self._closed if now - c.at_ms <= REOPEN_MS]
         self.abroad.tick(now)
         if len(self._withdrawn) > 64:
             self._withdrawn = {k: ts for k, ts in self._withdrawn.items() if now - ts <= 60 * REOPEN_MS}

@@ -276,6 +276,8 @@ class Signals:
         """Return the lights of every lane; good until the next call."""
         self._fit(road)
         out = self._lights
+        if not self._rows:  # nobody tells any: all are unknown, as they were made
+            return out
         _lanes(now, self._table, self._start, self._items, out.light, out.green_ms, out.red_ms)
         return out
 

@@ -76,7 +76,7 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
     stop, down, wrong = rules["STOPPED_VEHICLE"], rules["BREAKDOWN"], rules["WRONG_WAY"]
     fast, slow, brake = rules["OVERSPEED"], rules["SLOW_VEHICLE"], rules["HARD_BRAKING"]
     foot, emer, crash = rules["PEDESTRIAN"], rules["EMERGENCY_LANE"], rules["ACCIDENT"]
-    miss, red = rules["NEAR_MISS"], rules["RED_LIGHT"]
+    miss, red, jam = rules["NEAR_MISS"], rules["RED_LIGHT"], rules["CONGESTION"]
     out = np.zeros(k.P_COUNT)
     for at, rule, name in (
         (k.P_STOP_ON, stop, "enter_mps"),
@@ -139,6 +139,7 @@ def parameters(rules: Mapping[str, Rule]) -> F64:
         (k.P_RED_CLEAR, red, "clear_m"),
         (k.P_RED_ASIDE, red, "aside_m"),
         (k.P_RED_OPEN, red, "open_ms"),
+        (k.P_JAM_SLOW, jam, "exit_mps"),
     ):
         out[at] = rule.limit(name)
     out[k.P_AGE], out[k.P_HITS], out[k.P_FRESH] = (TRACK_LIMITS[x].value for x in ("age_ms", "hits", "fresh_ms"))
@@ -174,6 +175,9 @@ class TrackTable:
         self._lead: I64 = np.zeros(0, dtype=np.int64)
         self._gap: F64 = np.zeros(0)
         self.lead, self.gap = self._lead, self._gap  # leader's row of the last step, -1 none; m to it
+        self.slow = 0  # rows on lanes that are no faster than who is in a jam
+        # Room for rows, and that of the last order for the next one: new memory each time is slow to get.
+        self._rows = self._spare = self.ints, self.reals
 
     def advance(self, now: int, view: TrackView, road: Road, lights: Lights, jam: Covers) -> list[Crossing]:
         """Take the tracks of one frame at event time ``now``; return what began and ended, by track and rule."""
@@ -182,11 +186,12 @@ class TrackTable:
         gone = self._carry(view)
         crossings = self._bury(gone, view, dt)
         if not len(view):
+            self.slow = 0
             return crossings
         lanes, seg = road.lanes, road.segments
         if len(self._first) != len(lanes):
             self._first = np.full(len(lanes), -1, dtype=np.int64)
-        found, self._ordered = watch(
+        found, self._ordered, self.slow = watch(
             self.now, dt,
             view.id, view.cls, view.length, view.width, view.east, view.north, view.vel_e, view.vel_n, view.speed,
             view.heading, view.lane, view.along, view.lateral, view.age_ms, view.hits, view.born_ms, view.last_ms,
@@ -210,7 +215,11 @@ class TrackTable:
         count = len(view)
         if len(self.id) == count and same(self.id, view.id):
             return []
-        ints, reals = np.empty((count, k.INT_WIDTH), dtype=np.int64), np.empty((count, k.REAL_WIDTH))
+        room = self._spare
+        if count > len(room[0]):
+            most = count + count // 4
+            room = np.empty((most, k.INT_WIDTH), dtype=np.int64), np.empty((most, k.REAL_WIDTH))
+        ints, reals = room[0][:count], room[1][:count]
         lost = np.empty(len(self.id), dtype=np.int64)
         n = carry(
             self.id, self.ints, self.reals, view.id, self._order, self._ordered, GHOST_MIN_HELD_MS, ints, reals, lost
@@ -220,6 +229,7 @@ class TrackTable:
             for row in lost[:n].tolist()
         ]
         self.id, self.ints, self.reals = view.id.copy(), ints, reals
+        self._rows, self._spare = room, self._rows
         self._fit()
         return ghosts
 
@@ -301,6 +311,7 @@ class TrackTable:
             if old[k.ACTIVE + rule] or old[k.HELD + rule] > mine[k.HELD + rule]:
                 for block in (k.HELD, k.SINCE, k.OFF, k.ACTIVE):
                     mine[block + rule] = old[block + rule]
+        mine[k.BUSY] = k.RUNS | k.WAITS
         self.reals[row, k.SLOWEST] = ghost.reals[k.SLOWEST]
         for column in (k.MOVED, k.FLAG_MS, k.STOP_LINE_MS, k.BRAKED_MS, k.AIRBAG_MS, k.RED_TOLD_MS):
             mine[column] = max(mine[column], old[column])
@@ -364,7 +375,7 @@ class TrackTable:
         """Become a ``state``."""
         self.now = state["now"]
         self.times, self.id, self.ints, self.reals = (state[name] for name in ("times", "id", "ints", "reals"))
-        self._ordered = 0
+        self._rows, self._ordered = (self.ints, self.reals), 0
         self._fit()
         self.ghosts = [
             Ghost(i, seen, np.array(ints, dtype=np.int64), np.array(reals), judged, [(t, v) for t, v in speeds])

@@ -150,7 +150,7 @@ def _on_foot(rides: bool, east: float, north: float, p: Any, grid: Any, road_cla
 
 
 @kernel(
-    f"UniTuple(int64, 2)(int64, int64, {_L}, int16[::1], {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_I}, {_D}, "
+    f"UniTuple(int64, 3)(int64, int64, {_L}, int16[::1], {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_D}, {_I}, {_D}, "
     f"{_D}, {_L}, {_L}, {_L}, {_L}, "  # view
     f"{_I}, {_I}, {_D}, {_D}, {_D}, {_D}, boolean[::1], boolean[::1], boolean[::1], {_I}, {_I}, boolean[::1], "  # lanes
     f"{_DD}, {_I}, {_L}, {_I}, {_I}, {_I}, "  # segments
@@ -166,11 +166,11 @@ def watch(
     light: Any, green_ms: Any, red_ms: Any, jam_since: Any, jam_low: Any, jam_high: Any,
     p: Any, dwell: Any, end: Any, ints: Any, reals: Any, times: Any, order: Any, ordered: int, first: Any,
     lead: Any, gap: Any, out: Any,
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int, int]:  # fmt: skip
     """Take one frame; write what began and ended as ``kernel.machine`` does, and each row's leader and the gap to it.
 
     Arguments as the columns of TrackView, Road.lanes, Road.segments and Covers, then the table's own. Return how many
-    began or ended, and how many rows are in ``order``.
+    began or ended, how many rows are in ``order``, and how many on lanes are slow enough for a jam.
     """
     count = speed.shape[0]
     _remember(now, dt, (speed, east, north, vel_e, vel_n, last_ms), ints, reals, times)
@@ -179,6 +179,7 @@ def watch(
     mature = np.empty(count, np.int8)
     on_foot = np.zeros(count, np.int8)
     drives = np.zeros(count, np.int8)
+    slow = 0
     for row in range(count):
         walks = cls[row] == _PEDESTRIAN or cls[row] == _CYCLIST
         lived[row] = now - born_ms[row]
@@ -191,6 +192,8 @@ def watch(
             on_foot[row] = _on_foot(rides, east[row], north[row], p, grid, road_class)
         elif lane[row] >= 0:
             drives[row] = 1
+            if speed[row] <= p[k.P_JAM_SLOW]:
+                slow += 1
         lead[row] = -1
         gap[row] = _FAR
     ordered = _sort(order, ordered, drives, lane, along)
@@ -198,7 +201,7 @@ def watch(
     k.leaders(order[:ordered], lane, along, length, lane_length, ahead_start, ahead, first, reach, lead, gap)
     cond = np.empty((count, k.RULE_COUNT), np.int8)
     k.conditions(
-        now, speed, heading, lane, along, lateral, cls, age_ms, lived, lead, gap, on_foot, mature,
+        now, speed, vel_e, vel_n, heading, lane, along, lateral, cls, age_ms, lived, lead, gap, on_foot, mature,
         lane_kind, road_class, half_width, v_min, v_max, lane_length, signal, junction, light, green_ms,
         jam_since, jam_low, jam_high, xy, seg_start, p, ints, reals, times, cond,
     )  # fmt: skip
@@ -208,4 +211,4 @@ def watch(
     followers(tracks, lanes, lived, lead, gap, mature, drives, light, jam_since, p, ints, reals, cond)
     crossers(tracks, grid, lived, mature, p, ints, reals, cond)
     red_lights(now, tracks, lanes, right, ahead_right, red_ms, drives, p, ints, cond)
-    return k.machine(now, dt, cond, mature, dwell, end, p, ints, out), ordered
+    return k.machine(now, dt, cond, mature, dwell, end, p, ints, out), ordered, slow
