@@ -267,21 +267,24 @@ class Road:
         n = len(east)
         lane, along, lateral = np.empty(n, dtype=np.int32), np.empty(n), np.empty(n)
         east, north, heading = (np.ascontiguousarray(x, dtype=np.float64) for x in (east, north, heading))
+        head_e, head_n = (np.nan_to_num(turn(np.radians(heading))) for turn in (np.sin, np.cos))
         hints = np.full((n, 2), -1, dtype=np.int32)
-        self.place(east, north, heading, np.arange(n), n, hints, lane, along, lateral)
+        self.place(east, north, head_e, head_n, np.arange(n), n, hints, lane, along, lateral)
         return lane, along, lateral
 
     def place(
-        self, east: F64, north: F64, heading: F64, who: I64, n: int, hints: I32, lane: I32, along: F64, lateral: F64
-    ) -> None:
+        self, east: F64, north: F64, head_e: F64, head_n: F64, who: I64, n: int, hints: I32, lane: I32, along: F64,
+        lateral: F64,
+    ) -> None:  # fmt: skip
         """Do ``match`` for the first n points, into columns that the caller keeps.
 
-        ``hints`` (rows of two, -1 at first) are the caller's to keep: row ``who[k]`` is that of point k.
+        ``head_*``: heading as a unit vector, zeros none. ``hints`` (rows of two, -1 at first) are the caller's to keep:
+        row ``who[k]`` is that of point k.
         """
         seg = self.segments
         match(
-            east, north, heading, n, MOTOR, seg.xy, seg.lane, seg.keys, seg.start, seg.items, who, hints, lane, along,
-            lateral,
+            east, north, head_e, head_n, n, MOTOR, seg.xy, seg.lane, seg.keys, seg.start, seg.items, who, hints, lane,
+            along, lateral,
         )  # fmt: skip
 
     def cover(self, east: F64, north: F64, mask: int, margin: float = 0.0) -> I32:

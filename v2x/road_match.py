@@ -40,6 +40,10 @@ _STRIDE: Final = 1 << 28  # cells of +-1e9 m fit
 _HALF: Final = 1 << 27
 
 
+# In line always: a call hands over seven words for every array, and costs more than what is called here.
+_inline: Any = nb.njit(error_model="numpy", forceinline=True)
+
+
 @nb.njit("Tuple((int64[::1], int64[::1]))(float64[:, ::1], float64)", cache=True)
 def _cells(rows: Any, pad: float) -> tuple[I64, I64]:
     """Return pairs (cell key, row): the segments are sampled so finely that no cell within reach is left out."""
@@ -121,7 +125,7 @@ class Segments:
         return cls(xy, lane, pairs[new], start, which[order].astype(np.int32))
 
 
-@nb.njit("int64(float64, float64, int64[::1], int64)", cache=True)
+@_inline
 def _cell(east: float, north: float, keys: Any, hint: int) -> int:
     """Return the index of a point's cell, -1 if nothing is there; ``hint``: where it may be."""
     if not (abs(east) < 1e9 and abs(north) < 1e9):  # also NaN
@@ -129,15 +133,29 @@ def _cell(east: float, north: float, keys: Any, hint: int) -> int:
     i = np.int64(np.floor(east / CELL_M))
     j = np.int64(np.floor(north / CELL_M))
     key = (i + _HALF) * _STRIDE + (j + _HALF)
-    if 0 <= hint < len(keys) and keys[hint] == key:
-        return int(hint)
-    at = np.searchsorted(keys, key)
-    if at < len(keys) and keys[at] == key:
-        return int(at)
-    return -1
+    low, high = -1, len(keys)  # the cell lies between
+    if 0 <= hint < len(keys):  # a point moves to a cell beside: look near by in steps that grow
+        step = 1
+        if keys[hint] < key:
+            while hint < high and keys[hint] < key:
+                low, hint, step = hint, hint + step, 2 * step
+            high = min(hint, high)
+        else:
+            while hint > low and keys[hint] > key:
+                high, hint, step = hint, hint - step, 2 * step
+            low = max(hint, low)
+            if low >= 0 and keys[low] == key:
+                return int(low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if keys[middle] < key:
+            low = middle
+        else:
+            high = middle
+    return int(high) if high < len(keys) and keys[high] == key else -1
 
 
-@nb.njit
+@_inline
 def _cost(east: float, north: float, head: tuple[float, float], s: Any, xy: Any, mask: int, best: float) -> Any:
     """Return what a segment costs, _NEVER if it is beyond reach or surely costs more than ``best``."""
     dx = east - xy[s, 0]
@@ -170,27 +188,31 @@ _MAP = "float64[:, ::1], int32[::1], int64[::1], int32[::1], int32[::1]"
 
 
 @nb.njit(
-    f"void(float64[::1], float64[::1], float64[::1], int64, int64, {_MAP}, int64[::1], int32[:, ::1], int32[::1], "
-    "float64[::1], float64[::1])",
+    f"void(float64[::1], float64[::1], float64[::1], float64[::1], int64, int64, {_MAP}, int64[::1], int32[:, ::1], "
+    "int32[::1], float64[::1], float64[::1])",
     cache=True,
+    error_model="numpy",
 )
 def match(
-    east: Any, north: Any, heading: Any, n: int, mask: int, xy: Any, seg_lane: Any, keys: Any, start: Any, items: Any,
-    who: Any, hints: Any, out_lane: Any, out_along: Any, out_lateral: Any,
+    east: Any, north: Any, head_e: Any, head_n: Any, n: int, mask: int, xy: Any, seg_lane: Any, keys: Any, start: Any,
+    items: Any, who: Any, hints: Any, out_lane: Any, out_along: Any, out_lateral: Any,
 ) -> None:  # fmt: skip
     """Write lane index (-1: none), along and lateral (left positive), m, of the first n points.
 
-    ``heading`` in degrees clockwise from north; NaN: direction does not count. ``mask`` has bit k set for lane type k.
+    ``head_*``: heading as a unit vector; zeros: direction does not count. They may be the arrays for along and lateral.
+    ``mask`` has bit k set for lane type k.
     ``hints[who[p]]``: cell and segment of the point's last match, whatever it was then; the new ones are written.
     """
     for p in range(n):
         x, y = east[p], north[p]
         row = who[p]
+        head = head_e[p], head_n[p]
+        if head[0] == 0.0 and head[1] == 0.0:
+            head = np.nan, np.nan  # neither along nor across
         out_lane[p], out_along[p], out_lateral[p] = -1, 0.0, 0.0
         cell = _cell(x, y, keys, hints[row, 0])
         if cell < 0:
             continue
-        head = (np.sin(np.radians(heading[p])), np.cos(np.radians(heading[p])))  # NaN is neither along nor across
         best, found = _NEVER, -1
         last = int(hints[row, 1])
         if 0 <= last < len(seg_lane):

@@ -72,7 +72,7 @@ def test_reports_and_duplicates(monkeypatch) -> None:
 
     def made(self: Rounds, event_ms: int, stream_ms: int, idle_ms: int, *args) -> None:
         zones = [station.zone for station in self._stations]
-        merged = [tidied(z, event_ms, idle_ms) for z in zones]
+        merged = [tidied(z, event_ms, idle_ms, event_ms % 100 == (nth % 2) * 50) for nth, z in enumerate(zones)]
         make(self, event_ms, stream_ms, idle_ms, *args)
         for z, row, more in zip(zones, self._said.tolist(), merged, strict=True):
             assert z.stat[c.STAT_MERGED] == more
@@ -80,11 +80,13 @@ def test_reports_and_duplicates(monkeypatch) -> None:
             close(np.delete(columns, Y_LANE, axis=0).T.tolist(), plain(z, event_ms))
             seen["frames"] += 1
 
-    def tidied(z: ZoneState, event_ms: int, idle_ms: int) -> int:
+    def tidied(z: ZoneState, event_ms: int, idle_ms: int, merge: bool) -> int:
         """Do on copies what the round will do; return how many it will have merged."""
         before = int(z.stat[c.STAT_MERGED])
         s, i, heads, ctl, stat = (a.copy() for a in (z.s, z.i, z.heads, z.ctl, z.stat))
-        up.upkeep(s, i, heads, ctl, stat, z.prm, event_ms, idle_ms)
+        up.upkeep(s, i, heads, ctl, stat, z.prm, event_ms, idle_ms, merge)
+        if not merge:
+            return before
         if stat[c.STAT_MERGED] != before:
             seen["merged"] += 1
         else:  # the quick look found nothing: neither must the full search

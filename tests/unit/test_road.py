@@ -197,7 +197,7 @@ def test_matching_finds_the_cheapest_segment_whatever_it_was_told_of_the_past():
         who = rng.permutation(n)
         for _ in range(2):  # the second time from the first's hints
             lane, along, lateral = np.empty(n, np.int32), np.empty(n), np.empty(n)
-            road.place(e, y, h, who, n, hints, lane, along, lateral)
+            road.place(e, y, np.sin(np.radians(h)), np.cos(np.radians(h)), who, n, hints, lane, along, lateral)
             assert lane.tolist() == [row[0] for row in expected]
             assert np.allclose(along, [row[1] for row in expected], atol=1e-9)
             assert np.allclose(lateral, [row[2] for row in expected], atol=1e-9)

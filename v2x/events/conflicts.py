@@ -285,12 +285,14 @@ def crossers(tracks: Any, grid: Any, lived: Any, mature: Any, p: Any, ints: Any,
         middle = _cell(east[a], north[a])
         here_e, here_n, here_ve, here_vn, pace = east[a], north[a], ve[a], vn[a], p[k.P_MISS_COS] * speed[a]
         for de in range(-1, 2):
-            for dn in range(-1, 2):
-                here = middle + de * _STRIDE + dn
-                bucket = _bucket(here, size)
-                for y in range(begin[bucket], begin[bucket + 1]):
+            here = middle + de * _STRIDE
+            first = _bucket(here - 1, size)  # the three cells of a column are side by side, but at the end
+            for part in range(2):  # up to the last bucket, then on from the first
+                some = begin[first] if part == 0 else 0
+                last = begin[min(first + 3, size)] if part == 0 else begin[max(first + 3 - size, 0)]
+                for y in range(some, last):
                     b = who[y]
-                    if cell[y] != here or b == a:
+                    if abs(cell[y] - here) > 1 or b == a:
                         continue  # another cell may fall into the bucket
                     bve, bvn, bspeed = at[y, _VE], at[y, _VN], at[y, _SPEED]
                     if not foot and (
@@ -346,4 +348,6 @@ def _cell(east: float, north: float) -> Any:
 
 @helper
 def _bucket(cell: int, size: int) -> Any:
-    return (cell * 0x9E3779B1 >> 16) & (size - 1)
+    """Return a cell's bucket: cells north of each other have buckets side by side."""
+    column = (cell + _STRIDE // 2) // _STRIDE
+    return ((column * 0x9E3779B1 >> 8) + cell - column * _STRIDE) & (size - 1)

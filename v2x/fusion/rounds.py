@@ -1,9 +1,10 @@
 """Rounds: the frames of all zones of a partition for one event time, made by one kernel call.
 
-A round does for each zone in turn what belongs to a frame: time-outs and merging, ownership, the report, its lanes
-and, each second round, where on the road the tracks are, and the frame's bytes. Zones do not know each other here (what
-one has to tell another comes after the round), so what is left to Python comes after all frames: the records for
-neighbours, then events and links, zone by zone.
+A round does for each zone in turn what belongs to a frame: time-outs, ownership, the report, its lanes and the frame's
+bytes. Each second round it also merges duplicates and finds where on the road the tracks are, and looks for events: in
+one round for the even zones, in the next for the odd ones, so that all rounds take equally long. Zones do not know each
+other here (what one has to tell another comes after the round), so what is left to Python comes after all frames: the
+records for neighbours, then events and links, zone by zone.
 
 The columns of all zones lie side by side in tables that are kept from round to round; they are good until the next.
 """
@@ -43,19 +44,20 @@ _NOTHING: Final = np.zeros(0, np.uint8)
 
 _I64, _GRID, _REALS, _BYTES = nb.int64, nb.int64[:, ::1], nb.float64[:, ::1], nb.uint8[::1]
 _SIGNATURE: Final = _I64(
-    _GRID, _I64, _I64, _I64, nb.boolean, _BYTES, _I64, _I64, _I64, _I64, _REALS, _GRID, nb.int16[::1], nb.int32[::1],
+    _GRID, _I64, _I64, _I64, _I64, _BYTES, _I64, _I64, _I64, _I64, _REALS, _GRID, nb.int16[::1], nb.int32[::1],
     _GRID, _BYTES, _GRID,
 )  # fmt: skip
 
 
 @kernel(_SIGNATURE)
 def _round(
-    where: Any, event_ms: int, stream_ms: int, idle_ms: int, place: bool, start: Any, offset: int, index: int,
+    where: Any, event_ms: int, stream_ms: int, idle_ms: int, turn: int, start: Any, offset: int, index: int,
     inputs: int, catching_up: int, x: Any, y: Any, cls: Any, lane: Any, told: Any, out: Any, said: Any,
 ) -> Any:  # fmt: skip
     """Make the frames of all zones; ``index`` is that of the first. Return 0, or how many columns are needed.
 
-    ``place``: find the lanes anew; else each track has the lane it had. Nothing is changed if there is no room.
+    In every second zone from ``turn`` on lanes are found anew and duplicates merged; elsewhere each track has the lane
+    it had. Nothing is changed if there is no room.
     """
     live = 0
     for z in range(where.shape[0]):
@@ -64,13 +66,13 @@ def _round(
         return live
     first = count = at = 0
     for z in range(where.shape[0]):
-        w = where[z]
+        w, place = where[z], z & 1 == turn
         rows = w[zn.A_ROWS]
         s, i = reals(w[zn.A_S], rows, c.S_COLS), whole(w[zn.A_I], rows, c.I_COLS)
         ctl, prm = whole_line(w[zn.A_CTL], c.CTL_COLS), real_line(w[zn.A_PRM], len(c.PRM_NAMES))
         upkeep(
             s, i, whole_line(w[zn.A_HEADS], c.BUCKETS), ctl, whole_line(w[zn.A_STAT], c.STAT_COLS), prm, event_ms,
-            idle_ms,
+            idle_ms, place,
         )  # fmt: skip
         more, taken = decide(
             s, i, ctl, reals(w[zn.A_XY], w[zn.A_CORNERS], 2), whole_line(w[zn.A_START], w[zn.A_POLYGONS]),
@@ -84,7 +86,7 @@ def _round(
         w[zn.A_BEFORE] = n
         if place:
             match(
-                x[rp.X_E][first:], x[rp.X_N][first:], x[rp.X_HEAD][first:], m, MOTOR,
+                x[rp.X_E][first:], x[rp.X_N][first:], x[rp.X_ALONG][first:], x[rp.X_LATERAL][first:], m, MOTOR,
                 reals(w[zn.A_SEG], w[zn.A_SEGS], 8), short_line(w[zn.A_SEG_LANE], w[zn.A_SEGS]),
                 whole_line(w[zn.A_CELL], w[zn.A_CELLS]), short_line(w[zn.A_CELL_AT], w[zn.A_CELLS] + 1),
                 short_line(w[zn.A_ITEMS], w[zn.A_LISTED]), order, short(w[zn.A_HINTS], rows, 2),
@@ -127,7 +129,7 @@ class Rounds:
     def make(self, event_ms: int, stream_ms: int, idle_ms: int, inputs: int, cause: Trigger) -> None:
         """Make the frames for an event time and what follows from them."""
         outlet, stations = self._outlet, self._stations
-        watch = event_ms % EVENT_MS == 0
+        turn = event_ms * 2 // EVENT_MS & 1
         world = outlet.generation
         start = None if world is None else self._encoder.start(world, outlet.partition)
         offset, index = outlet.position
@@ -138,7 +140,7 @@ class Rounds:
             if len(self._out) < enough:
                 self._out = np.empty(2 * enough, np.uint8)
             need = _round(
-                self._where, event_ms, stream_ms, idle_ms, watch, head, offset, index, inputs,
+                self._where, event_ms, stream_ms, idle_ms, turn, head, offset, index, inputs,
                 int(outlet.catching), self._x, self._y, self._cls, self._lane, self._told, self._out, self._said,
             )  # fmt: skip
             if not need:
@@ -158,10 +160,10 @@ class Rounds:
             if row[TOLD] or row[TAKEN]:
                 station.tell(outlet, self._told[count : count + row[TOLD]].tolist(), row[TAKEN], times)
                 count += row[TOLD]
-        if watch:
-            for z, (station, row) in enumerate(zip(stations, said, strict=True)):
-                station.watch(outlet, self._view(station, row, event_ms, stream_ms), partial(self._cause, z, cause))
-            self._runs.looked()
+        for z in range(turn, len(stations), 2):
+            view = self._view(stations[z], said[z], event_ms, stream_ms)
+            stations[z].watch(outlet, view, partial(self._cause, z, cause))
+            self._runs.looked(z)
 
     def _cause(self, z: int, cause: Trigger) -> Trigger:
         """Return what made something happen in a zone: what fed it last, else what made the frame due."""

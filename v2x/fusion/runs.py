@@ -270,8 +270,9 @@ class Runs:
 
     def close(self) -> None:
         """Be done with the batch."""
-        for z in np.flatnonzero(self._last >= 0).tolist():
-            self._fed[z] = self._log, self._batch, int(self._last[z])
+        for z, last in enumerate(self._last.tolist()):
+            if last >= 0:
+                self._fed[z] = self._log, self._batch, last
         self._last[:] = -1
 
     # -- triggers ---------------------------------------------------------------------------------------------------
@@ -296,12 +297,10 @@ class Runs:
                 self._stations[z].last = trigger(*source)
                 self._fed[z] = None
 
-    def looked(self) -> None:
-        """Forget all causes: events have been looked for."""
-        self._last[:] = -1
-        self._fed = [None] * len(self._fed)
-        for station in self._stations:
-            station.last = None
+    def looked(self, z: int) -> None:
+        """Forget what fed a station: events have been looked for there."""
+        self._last[z] = -1
+        self._fed[z] = self._stations[z].last = None
 
 
 def trigger(log: Records, batch: Batch, n: int) -> Trigger:

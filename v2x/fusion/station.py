@@ -18,7 +18,7 @@ from v2x.links import SectionStats
 from v2x.road import Road
 from v2x.zones import Section, ZoneMap
 
-EVENT_MS: Final = 100  # events are looked for at every second frame
+EVENT_MS: Final = 100  # events are looked for at every second frame (v2x.fusion.rounds)
 LINK_MS: Final = 1_000  # a multiple of it
 
 
@@ -52,8 +52,8 @@ class Station:
     def watch(self, outlet: Outlet, view: TrackView, cause: Callable[[], Trigger]) -> None:
         """Look for events in a frame, and say the sections' states when they are due."""
         self._say(outlet, self.detector.step(view.event_ms, view), cause)
-        if view.event_ms % LINK_MS == 0:
-            for row in self.sections.advance(view.event_ms):
+        if view.event_ms % LINK_MS < EVENT_MS:
+            for row in self.sections.advance(view.event_ms // LINK_MS * LINK_MS):
                 outlet.link(row)
                 self._say(outlet, self.detector.section(row, *self._places[row["link"]]), cause)
 

@@ -1,4 +1,4 @@
-"""What is done to all tracks of a zone at each frame: time-outs, the grid, and the merging of duplicates.
+"""What is done to all tracks of a zone at each frame: time-outs and the grid; at each second one duplicates are merged.
 
 Two tracks of one object are rare (a sensor's first scan beyond the gate, a bias not yet known) and harmful, so they
 are merged as soon as they lie on each other and move alike. Not so where one sensor has lately seen both: they are two.
@@ -177,9 +177,11 @@ def _merge(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: 
                     stat[c.STAT_MERGED] += 1
 
 
-@kernel("void(float64[:,::1], int64[:,::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64)")
-def upkeep(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: int, idle_ms: int) -> None:
-    """Time out, put every track into the grid where it is now, merge duplicates."""
+@kernel("void(float64[:,::1], int64[:,::1], int64[::1], int64[::1], int64[::1], float64[::1], int64, int64, boolean)")
+def upkeep(
+    s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: int, idle_ms: int, merge: bool
+) -> None:  # fmt: skip
+    """Time out, put every track into the grid where it is now; ``merge``: merge duplicates, and note who is alone."""
     cell, buckets = prm[c.Q_CELL], heads.shape[0]
     rows = np.empty(ctl[c.CTL_LIVE], np.int64)
     at = np.empty((ctl[c.CTL_LIVE], 4))
@@ -194,9 +196,9 @@ def upkeep(s: Any, i: Any, heads: Any, ctl: Any, stat: Any, prm: Any, event_ms: 
         dt = (event_ms - i[row, c.I_T]) * 1e-3
         x, y, _, _ = ahead(s[row], dt)
         move(i, heads, row, bucket(x, y, cell, buckets))
-        if i[row, c.I_STATUS] == c.CONFIRMED:
+        if merge and i[row, c.I_STATUS] == c.CONFIRMED:
             hx, hy = s[row, c.S_HX], s[row, c.S_HY]
             rows[n], at[n, 0], at[n, 1], at[n, 2], at[n, 3] = row, x, y, s[row, c.S_LEN], hx * hx + hy * hy
             n += 1
-    if _any_twins(s, i, prm, event_ms, rows, at, n):
+    if merge and _any_twins(s, i, prm, event_ms, rows, at, n):
         _merge(s, i, heads, ctl, stat, prm, event_ms)

@@ -178,8 +178,8 @@ class ZoneState:
 
     # -- tracks -----------------------------------------------------------------------------------------------------
     def tidy(self, event_ms: int, idle_ms: int) -> None:
-        """Time out and merge, as each frame does."""
-        up.upkeep(self.s, self.i, self.heads, self.ctl, self.stat, self.prm, event_ms, idle_ms)
+        """Time out and merge, as each second frame does."""
+        up.upkeep(self.s, self.i, self.heads, self.ctl, self.stat, self.prm, event_ms, idle_ms, True)
 
     def at(self, row: int, event_ms: int) -> tuple[float, float, float, float]:
         """Return where a track is at a time, and its velocity (east, north)."""

@@ -38,8 +38,8 @@ from v2x_services.patience import Patience, drop_connections
 
 PARTITION_BYTES: Final = 256 << 10  # of one fetch; a broker sends a larger batch all the same, if it is the first
 FETCH_BYTES: Final = 4 << 20
-PACE_S: Final = (0.004, 0.02)  # shortest and longest time between two requests that bring something
-_PACE_SHARE: Final = 1.5  # of the time that the last fetch took to be fused
+PACE_S: Final = (0.004, 0.012)  # shortest and longest time between two requests that bring something
+_PACE_SHARE: Final = 1.2  # of the time that the last fetch took to be fused
 WAIT_MS: Final = 500  # how long a broker waits for the first record
 _RETRY_S: Final = 0.1
 _REQUEST_MS: Final = 10_000
