@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -49,21 +49,27 @@ class Saver:
         # One thread: each would keep the memory of its largest snapshot, and no two are worth having at a time.
         self._writer = ThreadPoolExecutor(1, "snapshots")
 
-    def look(self, places: Iterable[Place]) -> None:
-        """Take what is due, at most one at a time, and write what waits no more."""
-        now, taken = time.monotonic(), False  # one alone makes the road wait for some milliseconds
-        for place in places:
-            stage = place.stage
-            if not taken and place.pending is None and now >= place.due and stage.dirty:
-                taken = True
-                place.due = now + self._interval_s
-                place.pending = _take(place, clean=False)
-            pending = place.pending
-            if pending is not None and stage.all_out(pending.number):
+    def look(self, places: Collection[Place]) -> None:
+        """Take what is due and write what waits no more: one at a time, for each is a copy and makes the road wait.
+
+        One whose outputs Kafka does not take for long holds nobody else up.
+        """
+        now = time.monotonic()
+        pending = [place for place in places if place.pending is not None]
+        for place in pending:
+            assert place.pending is not None
+            if place.stage.all_out(place.pending.number):
+                task = asyncio.create_task(self._save(place, place.pending))
                 place.pending = None
-                task = asyncio.create_task(self._save(place, pending))
                 self._saving.add(task)
                 task.add_done_callback(self._saving.discard)
+        if self._saving or any(now - p.pending.started < self._interval_s for p in pending if p.pending is not None):
+            return
+        due = [p for p in places if p.pending is None and now >= p.due and p.stage.dirty]
+        if due:
+            place = min(due, key=lambda p: p.due)
+            place.due = now + self._interval_s
+            place.pending = _take(place, clean=False)
 
     async def last(self, places: Iterable[Place]) -> None:
         """Write clean snapshots: everything up to their positions is out."""
