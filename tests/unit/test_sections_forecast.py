@@ -82,6 +82,66 @@ def test_nothing_is_said_of_an_empty_road_and_silence_widens_the_interval():
     assert f.say() is None
 
 
+def steady(minutes: int = 30) -> Forecaster:
+    f = Forecaster()
+    for m in range(1, minutes + 1):
+        f.step(T0 + m * MINUTE, 70.0, 60, 5.0)
+    return f
+
+
+def after(*rows: tuple[float, int], start: int = 30) -> list[float]:
+    """Return the forecasts after steady traffic (70 s, 60 vehicles a minute) went on as (mean, vehicles)."""
+    f, out = steady(start), []
+    for m, (mean, n) in enumerate(rows, start + 1):
+        f.step(T0 + m * MINUTE, mean, n, 5.0)
+        told = f.say()
+        assert told is not None
+        assert told.low_s < told.mean_s < told.high_s
+        out.append(told.mean_s)
+    return out
+
+
+def test_where_few_leave_and_late_the_time_is_foretold_to_rise_as_a_queue_grows():
+    said = after((90.0, 15), (135.0, 15), (180.0, 15))  # a quarter leaves: 45 s longer a minute
+    came = [90 + 45 * 2.5, 135 + 45 * 2.5, 180 + 45 * 2.5]
+    assert said == pytest.approx(came, rel=0.1)
+
+
+@pytest.mark.parametrize("row", [(71.0, 15), (90.0, 50)], ids=["few, in time", "late, as many as ever"])
+def test_neither_few_nor_late_alone_is_a_queue(row):
+    assert after(row)[0] <= 1.01 * row[0]
+
+
+def test_a_queue_that_is_let_go_is_foretold_to_dissolve_and_nothing_stays_of_it():
+    held = [(90.0 + 45 * k, 15) for k in range(8)]
+    said = after(*held, (405.0, 60), (300.0, 65), (150.0, 65), (70.0, 60), (70.0, 60))
+    assert said[7] > held[7][0]
+    assert 70 < said[8] < 0.6 * 405
+    assert said[-1] == pytest.approx(70.0, rel=0.03)
+
+
+def test_the_interval_of_a_jam_reaches_down_towards_the_usual():
+    f = steady()
+    for m in range(31, 39):
+        f.step(T0 + m * MINUTE, 300.0, 60, 5.0)
+    jam = f.say()
+    assert jam is not None
+    assert jam.mean_s / jam.low_s > 1.5 * jam.high_s / jam.mean_s
+
+
+def test_an_interval_of_few_errors_leaves_as_many_out_as_promised_or_fewer():
+    f, errors = steady(), list(range(1, 41))  # the next of 40 errors is below the second smallest 2 times in 41
+    f.load(f.state() | {"errors": errors})
+    told = f.say()
+    assert told is not None
+    sd = math.log(told.high_s / told.mean_s) / 39
+    assert math.log(told.mean_s / told.low_s) == pytest.approx(0.1 * sd)  # two are outside at each end; never above 0
+    f.load(f.state() | {"errors": [-e for e in errors]})
+    mirrored = f.say()
+    assert mirrored is not None
+    assert math.log(mirrored.mean_s / mirrored.low_s) == pytest.approx(39 * sd)
+
+
 def test_state_goes_through_json():
     a, b = Forecaster(), Forecaster()
     rows = day(7, 90)
