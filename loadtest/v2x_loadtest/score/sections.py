@@ -67,8 +67,11 @@ class Figures:
     hours: float = 0.0  # of sections
 
 
-def drive(seed: int, *, calm: bool) -> tuple[list[Trip], float]:
-    """Return by vehicle its toll type and when it was at each gantry (s), and when the incident began."""
+def drive(seed: int, *, calm: bool, hours: float = HOURS) -> tuple[list[Trip], float]:
+    """Return by vehicle its toll type and when it was at each gantry (s), and when the incident began.
+
+    The incident begins after 40 to 90 minutes, or never if there are fewer.
+    """
     rng = np.random.default_rng(seed)
     need_sumo()
     with tempfile.TemporaryDirectory() as name:
@@ -81,7 +84,7 @@ def drive(seed: int, *, calm: bool) -> tuple[list[Trip], float]:
         peak, high = rng.uniform(1800, 5400), rng.uniform(3600, 4600)
         todo: list[tuple[float, str]] = []
         t = 0.0
-        while t < HOURS * 3600:
+        while t < hours * 3600:
             rate = (1500 + (high - 1500) * np.exp(-(((t - peak) / 1500) ** 2))) / 3600
             t += rng.exponential(1 / rate)
             kind = MOTORWAY[int(rng.choice(len(MOTORWAY), p=[k.share for k in MOTORWAY]))].name
@@ -96,7 +99,7 @@ def drive(seed: int, *, calm: bool) -> tuple[list[Trip], float]:
         subprocess.run(
             [str(tool.parent / "sumo"), "-n", str(net), "-r", str(folder / "m.rou.xml"), "--seed", str(seed),
              "--step-length", "0.5", "--step-method.ballistic", "true", "--time-to-teleport", "-1", "--no-step-log",
-             "true", "--collision.action", "none", "--end", str(HOURS * 3600), "--vehroute-output",
+             "true", "--collision.action", "none", "--end", str(hours * 3600), "--vehroute-output",
              str(folder / "out.xml"), "--vehroute-output.exit-times", "true", "--vehroute-output.write-unfinished",
              "true", "--no-warnings", "true"],
             check=True, capture_output=True,
@@ -182,9 +185,9 @@ def passages(zones: ZoneMap, sent: Sequence[Sent]) -> Iterator[tuple[float, Row]
             yield t, codec.decode_kafka(made.value)[1]
 
 
-def run(seed: int, missing: float, *, calm: bool) -> Figures:
-    """Drive, send, pair, and compare; ``calm``: without the incident."""
-    rows, began = drive(seed, calm=calm)
+def judge(trips: tuple[list[Trip], float], seed: int, missing: float, *, calm: bool, hours: float = HOURS) -> Figures:
+    """Send, pair and compare what ``drive`` returned; ``calm``: without the incident."""
+    rows, began = trips
     ends = {edge: b for edge, way, _, b in m.all_edges() if way == 0}
     zones = _zones([ends[b] - ends[a] for a, b in pairwise(GANTRIES)])
     true = {
@@ -194,11 +197,11 @@ def run(seed: int, missing: float, *, calm: bool) -> Figures:
     stats, rule = SectionStats("Z", list[Any](zones.sections)), Suspicions(KINDS["INCIDENT_SUSPECTED"])
     coming = passages(zones, records(with_halts(rows, seed), missing, seed))
     waiting = next(coming, None)
-    out = Figures(hours=len(zones.sections) * (HOURS * 3600 - SETTLED_S) / 3600)
+    out = Figures(hours=len(zones.sections) * (hours * 3600 - SETTLED_S) / 3600)
     stats.advance(_START)
     told: set[str] = set()
     latest: dict[tuple[str, int], Row] = {}
-    for second in range(1, HOURS * 3600):
+    for second in range(1, round(hours * 3600)):
         while waiting is not None and waiting[0] < second:
             stats.passage(waiting[1])
             waiting = next(coming, None)
@@ -219,11 +222,13 @@ def run(seed: int, missing: float, *, calm: bool) -> Figures:
                     )
                     out.false += not (hit or back)
                 told = told | {name} if level else told - {name}
-    _compare(latest, true, out)
+    _compare(latest, true, out, hours)
     return out
 
 
-def _compare(latest: dict[tuple[str, int], Row], true: dict[str, list[tuple[float, float]]], out: Figures) -> None:
+def _compare(
+    latest: dict[tuple[str, int], Row], true: dict[str, list[tuple[float, float]]], out: Figures, hours: float
+) -> None:
     def mean(section: str, first: float, last: float) -> float | None:
         times = [travel for at, travel in true[section] if first <= at < last]
         return sum(times) / len(times) if times else None
@@ -235,7 +240,7 @@ def _compare(latest: dict[tuple[str, int], Row], true: dict[str, list[tuple[floa
         came = mean(section, end - 60, end)
         if came and row["travel_time"]:
             out.travel.append(abs(row["travel_time"] / 1000 / came - 1) * 100)
-        if row["forecast_ms"] != to_ms or end + 60 * MINUTES > HOURS * 3600:
+        if row["forecast_ms"] != to_ms or end + 60 * MINUTES > hours * 3600:
             continue
         came = mean(section, end, end + 60 * MINUTES)
         if came:
@@ -253,19 +258,21 @@ def main() -> None:
     parser.add_argument("--missing", type=float, action="append", help="share of the transactions; again for more")
     parser.add_argument("--calm", action="store_true", help="without the incident")
     args = parser.parse_args()
-    for missing in args.missing or [0.0, 0.2]:
-        every = []
-        for seed in parse_seeds(args.seeds, 100):
-            every.append(run(seed, missing, calm=args.calm))
-            print(_text(f"missing {missing:.0%} seed {seed}", every[-1:]), flush=True)
-        print(_text(f"missing {missing:.0%} all", every), flush=True)
+    every: dict[float, list[Figures]] = {missing: [] for missing in args.missing or [0.0, 0.2]}
+    for seed in parse_seeds(args.seeds, 100):
+        trips = drive(seed, calm=args.calm)
+        for missing, own in every.items():
+            own.append(judge(trips, seed, missing, calm=args.calm))
+            print(_text(f"missing {missing:.0%} seed {seed}", own[-1:]), flush=True)
+    for missing, own in every.items():
+        print(_text(f"missing {missing:.0%} all", own), flush=True)
 
 
 def _text(name: str, every: Sequence[Figures]) -> str:
     def of(what: str, mean: Callable[[Any], Any] = np.mean) -> float:
         return float(mean([x for one in every for x in getattr(one, what)] or [np.nan]))
 
-    found = ["missed" if one.found_s is None else f"{one.found_s:.0f} s" for one in every]
+    found = ["not at all" if one.found_s is None else f"{one.found_s:.0f} s" for one in every]
     return (
         f"{name}: travel time MAPE {of('travel'):.2f} %, forecast {of('forecast'):.2f} % (last minute kept: "
         f"{of('naive'):.2f} %), inside {of('inside'):.3f}, interval {of('width'):.0f} % wide "
