@@ -151,6 +151,17 @@ def test_state_goes_through_json():
     assert play(rows[60:], a) == play(rows[60:], b)
 
 
+def test_a_restart_within_a_queue_changes_nothing():
+    whole = steady()
+    for m, (mean, n) in enumerate([*((90.0 + 45 * k, 15) for k in range(8)), (405.0, 60), (300.0, 65)], 31):
+        again = Forecaster()
+        again.load(json.loads(json.dumps(whole.state())))
+        for f in (whole, again):
+            f.step(T0 + m * MINUTE, mean, n, 5.0)
+        assert again.say() == whole.say()
+        assert again.state() == whole.state()
+
+
 @pytest.mark.parametrize(
     ("units", "lanes", "speed", "want"),
     [(0, 3, 33.0, 1), (2300, 3, 30.0, 1), (2320, 3, 30.0, 2), (3600, 3, 28.0, 2), (4900, 3, 27.0, 3),
