@@ -300,6 +300,14 @@ class Road:
         )
         return lane
 
+    def lanes_at(self, east: float, north: float) -> int:
+        """Return how many lanes for motor vehicles the carriageway at a point has, its shoulder left out; 0: none."""
+        lane = int(self.cover(np.array([east]), np.array([north]), MOTOR, DEFAULT_WIDTH_M)[0])
+        if lane < 0:
+            return 0
+        own = self.link_lanes[self.lanes.link[lane]]
+        return sum(bool(self.lanes.kind[x] == LaneKind.VEHICLE and self.lanes.length[x] > 0) for x in own)
+
     def lane_index(self, link: str, lane_id: int) -> int:
         """Return the index of a lane, -1 if unknown."""
         return self._index.get((link, lane_id), -1)

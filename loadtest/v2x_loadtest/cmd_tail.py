@@ -109,14 +109,24 @@ def frame_line(frame: Mapping[str, Any], stamp_ms: int) -> str:
 
 def link_line(link: Mapping[str, Any], stamp_ms: int) -> str:
     """Return a link state for a human."""
-    speed = "-" if link["speed"] == 65535 else f"{link['speed'] * 0.036:.1f} km/h"
+    speed = "-" if link["speed"] == _NO_SPEED else f"{link['speed'] * 0.036:.1f} km/h"
     travel = f"{link['travel_time'] / 1000:.1f} s" if link["travel_time"] else "-"
+    details = [f"level {link['level']}", f"from {link['vehicles']} vehicles ({link['rejected']} left out)"]
+    if link["service"]:
+        details.append(f"service {link['service']} at {link['flow']} veh/h")
+    if link["fused_from"] > 1:
+        sd = link["fused_speed_sd"] * 0.036
+        details.append(f"with tracks {link['fused_speed'] * 0.036:.1f} ± {sd:.1f} km/h")
+    if link["forecast_ms"]:
+        low, middle, high = (link[name] / 1000 for name in ("forecast_low", "forecast", "forecast_high"))
+        details.append(f"next 5 min {middle:.1f} s ({low:.1f} to {high:.1f})")
     return (
-        f"{clock(link['to_ms'])} {link['link']:<28} {link['origin']:<6} {travel:>8} {speed:>10} level {link['level']} "
-        f"from {link['vehicles']} vehicles ({link['rejected']} left out) {_hops_text(link, stamp_ms)}"
+        f"{clock(link['to_ms'])} {link['link']:<28} {link['origin']:<6} {travel:>8} {speed:>10} "
+        f"{' · '.join(details)} {_hops_text(link, stamp_ms)}"
     )
 
 
+_NO_SPEED: Final = 65535
 LINES: Final = {What.EVENTS: event_line, What.TRACKS: frame_line, What.LINKS: link_line}
 
 

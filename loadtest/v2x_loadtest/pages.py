@@ -14,6 +14,8 @@ from v2x.events.catalogue import RULES, TRACK_LIMITS, Limit, Rule
 from v2x.topics import KAFKA_TOPICS, UPLINKS, MessageClass, uplink_topic
 
 from v2x_codecs.differences import DIFFERENCES
+from v2x_codecs.registry import Registry, walk_fields
+from v2x_loadtest.planted import HOURS
 from v2x_loadtest.scene import load_scene
 from v2x_services.catalogue import CATALOGUE as METRICS
 from v2x_services.catalogue import LAWS
@@ -48,7 +50,7 @@ def _rule(rule: Rule) -> str:
         text += f"; then silent for {rule.cooldown_ms / 1000:g} s for the same track"
     text += f". Reports within {rule.merge_m:g} m are the same incident"
     text += f", as are {_others(rule)}" if _others(rule) else ""
-    text += f". Tests: {rule.tests}. Scenes of `v2x score`: {', '.join(_scenes(rule.kind))}.\n\n"
+    text += f". Tests: {rule.tests}. {_scored(rule.kind)}.\n\n"
     return text + _table(("threshold", "value", "source"), (_limit(n, v) for n, v in rule.limits.items()))
 
 
@@ -61,9 +63,12 @@ def _recorded() -> dict[str, frozenset[str]]:
     }
 
 
-def _scenes(kind: str) -> list[str]:
-    """Return the scenes that a kind is scored in; the planted one has whatever fusion detects."""
-    return [*(name for name, kinds in _recorded().items() if kind in kinds), "planted"]
+def _scored(kind: str) -> str:
+    """Say what a kind is scored by; the planted scene has whatever fusion detects, but for what takes hours."""
+    if kind in HOURS:
+        return f"Scored by `{HOURS[kind]}`"
+    scenes = [*(name for name, kinds in _recorded().items() if kind in kinds), "planted"]
+    return f"Scenes of `v2x score`: {', '.join(scenes)}"
 
 
 def _others(rule: Rule) -> str:
@@ -101,6 +106,8 @@ def reference_page() -> str:
             for t in KAFKA_TOPICS
         ),
     )
+    text += "\n## What a link state says\n\n[sections.md](sections.md) says how it is found.\n\n"
+    text += _table(("field", "unit", "unavailable", "meaning"), _fields("link_state"))
     text += "\n## Reasons of dead letters\n\n"
     text += _table(("reason", "meaning"), ((reason.label, meaning) for reason, meaning in REASONS.items()))
     text += "\n## What fastavro takes and the decoder refuses\n\n"
@@ -121,6 +128,11 @@ def reference_page() -> str:
     return text + "".join(
         f"* {law.name}: `{law.inflow}` = {' + '.join(f'`{part}`' for part in law.outflow)}\n" for law in LAWS
     )
+
+
+def _fields(schema: str) -> Iterable[tuple[str, str, object, str]]:
+    for path, item in walk_fields(Registry.load().get(schema).raw):
+        yield f"`{path}`", item.get("unit", ""), item.get("unavailable", ""), item["doc"]
 
 
 def guarantees_page() -> str:

@@ -131,9 +131,16 @@ def test_lines_for_a_human() -> None:
     assert "empty" in frame_line({**frame, "track": [], "speed": []}, 1_700_000_000_030)
     link = {
         "to_ms": 1_700_000_000_000, "link": "A>B", "origin": "GANTRY", "travel_time": 31_000, "speed": 2_500,
-        "level": 1, "vehicles": 12, "rejected": 1,
+        "level": 1, "vehicles": 12, "rejected": 1, "service": 0, "fused_from": 1, "forecast_ms": 0,
     }  # fmt: skip
-    assert "90.0 km/h level 1 from 12 vehicles (1 left out)" in link_line(link, 1_700_000_000_500)
+    assert "90.0 km/h level 1 · from 12 vehicles (1 left out)" in link_line(link, 1_700_000_000_500)
+    link |= {
+        "service": 2, "flow": 1980, "fused_from": 3, "fused_speed": 2_400, "fused_speed_sd": 50,
+        "forecast_ms": 1_700_000_000_000, "forecast": 32_000, "forecast_low": 30_500, "forecast_high": 34_000,
+    }  # fmt: skip
+    line = link_line(link, 1_700_000_000_500)
+    for part in ("service 2 at 1980 veh/h", "with tracks 86.4 ± 1.8 km/h", "next 5 min 32.0 s (30.5 to 34.0)"):
+        assert part in line
 
 
 def test_the_readers_rule() -> None:

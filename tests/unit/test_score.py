@@ -337,7 +337,9 @@ def test_a_congestion_matches_along_its_queue(truth: Truth, ledger: Ledger, stop
 # --- Travel times -----------------------------------------------------------
 
 
-def link(section: str, from_s: float, to_s: float, travel_ms: int, *, offset: int = 0, vehicles: int = 3) -> Stamped:
+def link(
+    section: str, from_s: float, to_s: float, travel_ms: int, *, offset: int = 0, vehicles: int = 3, **speeds: int
+) -> Stamped:
     value = {
         "origin": "GANTRY",
         "link": section,
@@ -346,8 +348,12 @@ def link(section: str, from_s: float, to_s: float, travel_ms: int, *, offset: in
         "travel_time": travel_ms,
         "vehicles": vehicles,
         "rejected": 0,
+        "speed": 2500,
+        "rsu_speed": 65535,
+        "fused_speed": 2500,
+        "fused_speed_sd": 50,
     }
-    return Stamped(0, offset, T0, value)
+    return Stamped(0, offset, T0, {**value, **speeds})
 
 
 def test_travel_time_against_true_passages(truth: Truth, ledger: Ledger) -> None:
@@ -369,6 +375,26 @@ def test_travel_time_against_true_passages(truth: Truth, ledger: Ledger) -> None
     assert got.mape == pytest.approx(10, abs=0.05)
     assert got.unmatched == 1
     assert got.pairs_by_section() == {section: 3}
+
+
+def test_speeds_of_a_section_against_all_that_was_driven_there(ledger: Ledger) -> None:
+    scene = synthetic_scene()
+    row = scene.zones["sections"][0]
+    passed = {v: (a, b) for v, a, b in scene.travel_truth(row["section"], float("-inf"), float("inf"))}
+    speeds = [
+        speed
+        for second in range(30, 45)
+        for vehicle, speed in zip(
+            *(getattr(scene.frame(second * 10), n).tolist() for n in ("idx", "speed")), strict=True
+        )
+        if vehicle in passed and passed[vehicle][0] <= second < passed[vehicle][1]
+    ]
+    true = sum(speeds) / len(speeds) * 100  # nobody is left on the section at the end of this window
+    told = link(row["section"], 30, 45, 25_000, speed=round(true * 1.1), rsu_speed=round(true * 0.98),
+                fused_speed=round(true * 1.02), fused_speed_sd=round(true * 0.02))  # fmt: skip
+    got = score_travel([told], scene, ledger)
+    assert got.speeds == pytest.approx({"speed": 10.0, "rsu_speed": 2.0, "fused_speed": 2.0}, abs=0.1)
+    assert got.speed_nees == pytest.approx(1.0, abs=0.1)
 
 
 def test_of_several_copies_the_scene_itself_is_scored(truth: Truth, ledger: Ledger, stop: TruthEvent) -> None:

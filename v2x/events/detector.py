@@ -9,6 +9,7 @@ How the engine calls it, in the order of the log::
     det.alive(device, ts_ms)                      # an RSU said something else than SPAT
     det.env(device, ts_ms, row)                   # a pole's measurement
     out += det.section(row, device, east, north, half_m, course)  # a row of link_state: between two gantries
+    out += det.suspect(link, signs, device, east, north, half_m, course)  # what its newest window is a sign of
     det.obstacles(device, ts_ms, rows)            # rows: obs_type, obs_id, lat, lon (1e-7 deg, absolute)
     out += det.step(event_ms, view)               # each 100 ms of stream clock
 
@@ -34,6 +35,7 @@ from v2x.events.handing import Border
 from v2x.events.merge import EventBook
 from v2x.events.model import GANTRY, RSI, EventChange, LaneQueue, Place, Source
 from v2x.events.signals import Signals
+from v2x.events.suspicion import Suspicions
 from v2x.events.table import BRAKE_WINDOW_MS, RULE_KINDS, Crossing, TrackTable
 from v2x.events.things import Things
 from v2x.events.weather import Weather
@@ -41,6 +43,7 @@ from v2x.events.witness import Witnesses
 from v2x.fusion.layout import BEYOND
 from v2x.fusion.view import TrackView
 from v2x.road import LaneKind, Road, RoadClass
+from v2x.sections.windows import Signs
 
 _MOTORWAY: Final = int(RoadClass.MOTORWAY)  # as plain numbers: an enum's names cost more than the rest of the test
 _SHOULDER: Final = int(LaneKind.EMERGENCY)
@@ -67,6 +70,7 @@ class Detector:
         self.signals = Signals(self.rules["SIGNAL_FAILURE"])
         self.book = EventBook(zone, road.frame, self.rules)
         self.things = Things(self.rules)
+        self.suspicions = Suspicions(self.rules["INCIDENT_SUSPECTED"])
         self.border = Border(self.table, self.book)
         self.now = 0
         self.weather = Weather(self.rules, self.book, self._point_place)
@@ -112,6 +116,13 @@ class Detector:
         source = Source(*key, int(rule.limit("section_confidence")), ts, 0, int(rule.limit("section_ms")))
         self.book.report(now, rule.kind, source, place, int(row["from_ms"]), level, row["speed"] * 0.01)
         return self.book.flush(now)
+
+    def suspect(
+        self, link: str, signs: Signs, device: str, east: float, north: float, half_m: float, course: float
+    ) -> list[EventChange]:
+        """Take what a section's newest window is a sign of; place as for ``section``."""
+        place = Place(east, north, radius=half_m, course=course)
+        return self.suspicions.take(max(self.now, signs.to_ms), self.book, link, signs, device, place)
 
     def rsi(self, row: Mapping[str, Any]) -> list[EventChange]:
         """Take one event of an RSI: the fields of rsi.rtes, and ``device`` and ``ts_ms`` of the message."""
@@ -361,6 +372,7 @@ class Detector:
             "signals": self.signals.state(),
             "book": self.book.state(),
             "things": self.things.state(),
+            "suspicions": self.suspicions.state(),
             "weather": self.weather.state(),
             "witnesses": self.witnesses.state(),
             "border": self.border.state(),
@@ -375,6 +387,7 @@ class Detector:
         self.signals.load(state["signals"])
         self.book.load(state["book"])
         self.things.load(state["things"])
+        self.suspicions.load(state["suspicions"])
         self.weather.load(state["weather"])
         self.witnesses.load(state["witnesses"])
         self.border.load(state["border"])

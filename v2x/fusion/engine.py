@@ -33,7 +33,7 @@ from v2x.fusion.zone import A_COLS
 from v2x.topics import OBSERVATIONS
 from v2x.zones import ZoneMap
 
-VERSION: Final = 6  # of what a snapshot means; raise it when state changes its shape or meaning
+VERSION: Final = 7  # of what a snapshot means; raise it when state changes its shape or meaning
 RUN_COUNTS: Final = (FUSED, LATE, CONTROL, REPEATS)  # in the order of v2x.fusion.runs
 DecodeRecord = Callable[[bytes], tuple[str, dict[str, Any]]]
 

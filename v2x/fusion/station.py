@@ -14,8 +14,9 @@ from v2x.fusion.outlet import Outlet, Trigger
 from v2x.fusion.ownership import Ownership
 from v2x.fusion.view import TrackView
 from v2x.fusion.zone import ZoneState
-from v2x.links import SectionStats
 from v2x.road import Road
+from v2x.sections.sight import Strip
+from v2x.sections.windows import STEP_MS, SectionStats
 from v2x.zones import Section, ZoneMap
 
 EVENT_MS: Final = 100  # events are looked for at every second frame (v2x.fusion.rounds)
@@ -32,9 +33,12 @@ class Station:
         self.detector = Detector(config.get("events"), zone, self.zone.road)
         self.detector.border.zones = self._zones = zones.zones
         sections: list[Any] = [s for s in zones.sections if s.zone == zone]
-        self.sections = SectionStats(zone, sections)
+        strips = {s.section: self._strip(zones, s) for s in sections}
+        self.sections = SectionStats(zone, sections, strips)
+        self._ends = {name: (strip.to_east, strip.to_north) for name, strip in strips.items()}
         self._places = {s.section: self._place(zones, s) for s in sections}
         self.beside: Mapping[str, Station] = {}  # stations of this partition by zone
+        self._judged = 0  # windows up to this end were judged
         self.last: Trigger | None = None  # what fed this zone since events were looked for, if Runs has not
         self.frames = 0
 
@@ -52,16 +56,30 @@ class Station:
     def watch(self, outlet: Outlet, view: TrackView, cause: Callable[[], Trigger]) -> None:
         """Look for events in a frame, and say the sections' states when they are due."""
         self._say(outlet, self.detector.step(view.event_ms, view), cause)
-        if view.event_ms % LINK_MS < EVENT_MS:
-            for row in self.sections.advance(view.event_ms // LINK_MS * LINK_MS):
+        second = view.event_ms // LINK_MS * LINK_MS
+        if view.event_ms - second < EVENT_MS:
+            self.sections.sight.watch(view, self.zone.road, STEP_MS)
+            if second % STEP_MS == 0:
+                for name, (east, north) in self._ends.items():
+                    self.sections.carriageway(name, self.zone.road.lanes_at(east, north))
+            for row in self.sections.advance(second):
                 outlet.link(row)
                 self._say(outlet, self.detector.section(row, *self._places[row["link"]]), cause)
+            if self.sections.next_ms != self._judged:
+                self._judged = self.sections.next_ms
+                for name, signs in self.sections.signs().items():
+                    self._say(outlet, self.detector.suspect(name, signs, *self._places[name]), cause)
 
     def _say(self, outlet: Outlet, changes: Sequence[EventChange], cause: Callable[[], Trigger]) -> None:
         if changes:
             trigger = cause()
             for change in changes:
                 outlet.event(change.event_id, change.record(), trigger)
+
+    def _strip(self, zones: ZoneMap, section: Section) -> Strip:
+        first, last = zones.gantries[section.from_hex], zones.gantries[section.to_hex]
+        (a, c), (b, d) = self.zone.frame.to_local([first.lat, last.lat], [first.lon, last.lon])
+        return Strip(float(a), float(b), float(c), float(d), section.length_m)
 
     def _place(self, zones: ZoneMap, section: Section) -> tuple[str, float, float, float, float]:
         """Return a section's second gantry, middle (east, north), half length (m) and course (deg)."""
@@ -115,6 +133,7 @@ class Station:
         self.detector.border.zones = self._zones
         self.detector.load(state["detector"])
         self.sections.load(state["sections"])
+        self._judged = self.sections.next_ms
         self.ownership.counters = Counter(state["ownership"])
         self.frames = state["frames"]
         last = state["last"]

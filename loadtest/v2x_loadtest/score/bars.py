@@ -51,6 +51,10 @@ EVENTS: Final = (
     Figure("tail_right", "jam: tail within 30 m", "of time", 3, 1, _SHARE),
     Figure("level_right", "jam: level right", "of time", 3, 1, _SHARE),
     Figure("travel_mape", "travel time MAPE", "%", 2, -1, _COUNT),
+    Figure("gantry_speed_mape", "section speed: gantries off by", "%", 2, -1, _COUNT),
+    Figure("rsu_speed_mape", "section speed: tracks off by", "%", 2, -1, _COUNT),
+    Figure("fused_speed_mape", "section speed: fused off by", "%", 2, -1, _COUNT),
+    Figure("fused_speed_nees", "section speed: NEES", "", 2, 0, _COUNT),
 )
 FIGURES: Final = {figure.name: figure for figure in (*TRACKS, *EVENTS)}
 

@@ -72,6 +72,10 @@ def _events(case: Case, played: Played, out: CaseScore) -> dict[str, float | Non
         "tail_right": jams.tail_right,
         "level_right": jams.level_right,
         "travel_mape": travel.mape,
+        "gantry_speed_mape": travel.speeds.get("speed"),
+        "rsu_speed_mape": travel.speeds.get("rsu_speed"),
+        "fused_speed_mape": travel.speeds.get("fused_speed"),
+        "fused_speed_nees": travel.speed_nees,
     }
     if case.judge_events:
         out.events = found

@@ -41,6 +41,7 @@ class Sending:
     plate_fault: int = 0  # 1 unread, 2 misread
     matched: bool = False  # a plate record that has its transaction
     reliability: int = 190
+    last: int = -1  # row of the passage that the vehicle's card tells of: the last before that was no miss
 
     def at_s(self, copy: int) -> float:
         """Return when a copy sends it."""
@@ -63,11 +64,6 @@ class Tolling:
         self.hexes = {i: str(d.props["gantry_hex"]) for i, d in enumerate(scene.devices) if d.kind == "gantry"}
         ends = {s["to"]: round(s["length_m"]) for s in scene.zones["sections"]}
         self._mileage = {i: ends.get(h, _DEFAULT_MILEAGE) for i, h in self.hexes.items()}
-        self._before: list[int] = []  # row of the same vehicle's passage before, or -1
-        last: dict[int, int] = {}
-        for i, vehicle in enumerate(np.asarray(scene.passages.vehicle).tolist()):
-            self._before.append(last.get(vehicle, -1))
-            last[vehicle] = i
         self._trip = rng.uniform(*_TRIP_S, max(len(scene.vehicles), 1))
 
     def due(self, step: int) -> list[tuple[float, int, Sending]]:
@@ -94,8 +90,7 @@ class Tolling:
 
     def before(self, s: Sending) -> int:
         """Return the gantry (row in scene.devices) that the vehicle passed before; this one if there is none."""
-        last = self._before[s.passage]
-        return int(self._scene.passages.gantry[last]) if last >= 0 else s.base
+        return int(self._scene.passages.gantry[s.last]) if s.last >= 0 else s.base
 
     def _push(self, sending: Sending) -> None:
         self._count += 1
@@ -103,20 +98,25 @@ class Tolling:
 
     def _fill(self, loop: int) -> None:
         m, rng, start = self._model, self._rng, loop * self._scene.duration_s
+        vehicles = np.asarray(self._scene.passages.vehicle).tolist()
+        cards: dict[int, int] = {}  # by vehicle: what its card tells of
         for i, t in enumerate(np.asarray(self._scene.passages.t_s).tolist()):
             draw, places = rng.random(3), rng.random(2)
             consume, reliability = int(rng.integers(120, 300)), int(rng.integers(170, 200))
             if loop == 0 and t < self._offset:
+                cards[vehicles[i]] = i
                 continue
             base = int(self._scene.passages.gantry[i])
             missed = draw[0] < m.missed
             failed = not missed and draw[1] < m.failed
             if not missed:
+                last, cards[vehicles[i]] = cards.get(vehicles[i], -1), i
                 self._push(
                     Sending(
-                        TRANSACTION, base, i, loop, start + t, m.delay_s, places[0], failed=failed, consume_ms=consume
+                        TRANSACTION, base, i, loop, start + t, m.delay_s, places[0], failed=failed, consume_ms=consume,
+                        last=last,
                     )
-                )
+                )  # fmt: skip
             fault = 1 if draw[2] < m.plate_unread else 2 if draw[2] < m.plate_unread + m.plate_misread else 0
             self._push(
                 Sending(
@@ -153,7 +153,7 @@ class Tolling:
         )
         number, direction = copy_hex(self.hexes[s.base], copy), int(p.dir[s.passage])
         if s.code == TRANSACTION:
-            last = self._before[s.passage]
+            last = s.last
             return ts, messages.transaction_record(
                 who,
                 gantry_hex=number,

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from v2x.links import GRACE_MS, STEP_MS, WINDOW_MS, SectionStats, level, summarise, tpi
+from v2x.sections.service import level, tpi
+from v2x.sections.windows import GRACE_MS, STEP_MS, WINDOW_MS, SectionStats, summarise
 
 T0 = 1_700_000_000_000 // STEP_MS * STEP_MS
 SECTION = SimpleNamespace(section="A>B", length_m=800.0, free_speed_mps=30.0)
@@ -21,9 +22,12 @@ def stats() -> SectionStats:
     return out
 
 
-def passage(arrival_s: float, travel_s: float, section: str = "A>B") -> dict:
+def passage(arrival_s: float, travel_s: float, section: str = "A>B", kind: int = 1, method: int = 1) -> dict:
     to_ms = T0 + round(arrival_s * 1000)
-    return {"section": section, "from_ms": to_ms - round(travel_s * 1000), "to_ms": to_ms}
+    return {
+        "section": section, "from_ms": to_ms - round(travel_s * 1000), "to_ms": to_ms, "vehicle_type": kind,
+        "method": method,
+    }  # fmt: skip
 
 
 def test_the_space_mean_is_harmonic_not_arithmetic():
