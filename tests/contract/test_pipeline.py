@@ -156,7 +156,13 @@ async def test_a_record_that_kafka_refuses_becomes_a_dead_letter(bench: Bench) -
     await bench.sink.drain()
     (letter,) = bench.sink.records(DEADLETTER)
     _, found = CODEC.decode_kafka(letter.value)
-    assert (found["reason"], found["device"], found["topic"]) == ("record_too_large", "RSU-1", OBSERVATIONS)
+    assert (found["reason"], found["device"], found["topic"]) == ("record_too_large", "RSU-1", topic)
+    # Its number is named, so that its sender can be told; and it can be published again as it is.
+    assert (found["type"], found["boot"], found["seq"]) == ("rsm", big["boot"], 2)
+    assert (found["payload"], found["fingerprint"]) == (
+        CODEC.encode_mqtt("rsm", big),
+        REGISTRY.get("rsm").fingerprint.hex(),
+    )
     assert found["rx_us"] == bench.clock.us
     assert bench.source.acknowledged == [(1, i) for i in ids]
     assert bench.balanced()

@@ -33,11 +33,11 @@ from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services.ingest import kernels as k
 from v2x_services.ingest.counts import DEAD, DROPPED, FORWARDED, SessionCounts
-from v2x_services.ingest.judged import Judged, Taken, letter_of
+from v2x_services.ingest.judged import Judged, Taken, letter_of, refused_letter
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.ticks import Silence
-from v2x_services.ingest.topics import Place, Topic, TopicTable
+from v2x_services.ingest.topics import Topic, TopicTable
 from v2x_services.ports import (
     A_PACKET_ID,
     A_PAYLOAD,
@@ -330,10 +330,8 @@ class Pipeline:
                 continue
             self.ledger.decide([token], DEAD + Reason.RECORD_TOO_LARGE)
             rx_us = int.from_bytes(dict(refused.headers).get(HEADER_RX, b""), "big")
-            device = (refused.key or b"").decode("utf-8", "replace") if refused.topic != GANTRY else ""
-            letter = Letter(Reason.RECORD_TOO_LARGE, str(error), refused.topic, refused.value, rx_us, device)
-            nowhere = Topic(refused.topic, Place.STRAY, device, device.encode(), 0, -1, None, -1)
-            self._bury(letter, nowhere, token, [(HEADER_RX, rx_us.to_bytes(8, "big"))])
+            letter, topic = refused_letter(self._shared.registry, self._shared.topics, refused, str(error), rx_us)
+            self._bury(letter, topic, token, [(HEADER_RX, rx_us.to_bytes(8, "big"))])
         return settled
 
     def _release(self) -> None:

@@ -123,6 +123,13 @@ class TopicTable:
     def __len__(self) -> int:
         return len(self._topics)
 
+    def find(self, device: str, schema: str) -> Topic | None:
+        """Return the topic on which a device sends messages of a schema, if it is remembered; not for the hot path."""
+        for topic in self._topics:
+            if topic.device == device and topic.row is not None and topic.row.schema == schema:
+                return topic
+        return None
+
     def meet(self, batch: Arrivals, session: int) -> Met:
         """Find the topics of messages, and take in new ones."""
         if self._devices.renewals != self._renewals or len(self._topics) >= _MAX_TOPICS:
