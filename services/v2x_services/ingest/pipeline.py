@@ -36,6 +36,7 @@ from v2x_services.ingest.counts import DEAD, DROPPED, FORWARDED, SessionCounts
 from v2x_services.ingest.judged import Judged, Taken, letter_of, refused_letter
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
+from v2x_services.ingest.summaries import Summaries
 from v2x_services.ingest.ticks import Silence
 from v2x_services.ingest.topics import Topic, TopicTable
 from v2x_services.ports import (
@@ -135,7 +136,13 @@ class Pipeline:
     """The listener of one MQTT session."""
 
     def __init__(
-        self, kind: MessageClass, shared: Shared, source: MessageSource, sink: LogSink, counts: SessionCounts
+        self,
+        kind: MessageClass,
+        shared: Shared,
+        source: MessageSource,
+        sink: LogSink,
+        counts: SessionCounts,
+        summaries: Summaries | None = None,
     ) -> None:
         self.kind = kind
         self.ledger = AckLedger()
@@ -144,6 +151,7 @@ class Pipeline:
         self._shared = shared
         self._source = source
         self._sink = sink
+        self._summaries = summaries
         self._paused = False
         self._settled = False  # something was settled that the sink has not told of
 
@@ -151,6 +159,12 @@ class Pipeline:
         """Reach Kafka first, then take messages."""
         await self._sink.start(self._done)
         await self._source.start(self)
+
+    def sum_up(self, *, final: bool = False) -> None:
+        """Have a summary written of all that was taken until now, once it is durable; ``final``: it is the last."""
+        if self._summaries is not None:
+            self._summaries.cut(self.ledger.taken, final=final)
+            self._summaries.released(self.ledger.released)
 
     # -- from the source
 
@@ -265,6 +279,8 @@ class Pipeline:
         """Write what is good: most by the kernels, gantry records one by one, since they change on the way."""
         shared = self._shared
         topics, routes, n = shared.topics, shared.routes, len(taken.rows)
+        if self._summaries is not None:
+            self._summaries.note(taken.which, judged.reason, judged.envelopes)
         where = np.empty(n, np.int64)
         if k.route(taken.which, topics.facts, judged.reason, judged.envelopes, routes.cells, where):
             for i in np.flatnonzero(where == k.UNRESOLVED).tolist():
@@ -348,6 +364,8 @@ class Pipeline:
                     ids = out.packet_id[epochs == epoch]
                     acknowledged += self._acknowledge(epoch, ids, int(np.count_nonzero(ids)))
             self.counts.released(out, acknowledged, self._shared.clock.now_us())
+            if self._summaries is not None:
+                self._summaries.released(self.ledger.released)
         self.counts.in_flight(self.ledger.in_flight)
 
     def _acknowledge(self, epoch: int, packet_ids: I64, wanted: int) -> int:
