@@ -295,6 +295,32 @@ async def test_a_summary_tells_what_is_durable_and_nothing_else(bench: Bench) ->
     assert _told(sink)[1:] == [(1, False, {("RSU-1", 1, 10, 10)}), (2, False, set()), (3, True, set())]
 
 
+async def test_a_summary_does_not_tell_of_what_kafka_refused(bench: Bench) -> None:
+    pipeline, source, sink = _summed_up(bench, MessageClass.PERISHABLE)
+    await pipeline.start()
+    sink.hold()
+    sink.max_record = 4_000  # too small for its dead letter as well
+    topic, _ = bench.rsm("RSU-1", 2)
+    big = record("rsm", "RSU-1", 2, ts_ms=bench.clock.us // 1000)
+    big["participants"] = big["participants"][:1] * 250
+    many = [bench.rsm("RSU-1", seq) for seq in (0, 1)] + [(topic, CODEC.encode_mqtt("rsm", big))]
+    source.deliver([*many, bench.rsm("RSU-1", 3), bench.rsm("RSU-EDGE", 2)], rx_us=bench.clock.us)
+    pipeline.sum_up()
+    source.deliver([bench.rsm("RSU-1", 4)], rx_us=bench.clock.us)
+    sink.release()
+    await sink.drain()
+    pipeline.sum_up()
+    await sink.drain()
+    told = {("RSU-1", 1, 0, 1), ("RSU-1", 1, 3, 3), ("RSU-EDGE", 1, 2, 2)}
+    assert _told(sink) == [(0, False, told), (1, False, {("RSU-1", 1, 4, 4)})]
+    assert not sink.records(DEADLETTER)
+    source.deliver([(topic, CODEC.encode_mqtt("rsm", {**big, "seq": 5}))], rx_us=bench.clock.us)
+    await sink.drain()
+    pipeline.sum_up()  # nothing that it can tell of
+    await sink.drain()
+    assert _told(sink)[2:] == [(2, False, set())]
+
+
 async def test_summaries_outlive_a_table_of_topics_that_starts_anew_and_many_devices(bench: Bench) -> None:
     pipeline, source, sink = _summed_up(bench, MessageClass.PERISHABLE)
     await pipeline.start()

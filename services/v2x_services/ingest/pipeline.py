@@ -337,6 +337,9 @@ class Pipeline:
         """Turn records that Kafka will never take into dead letters; return the tokens that are settled by that."""
         if not isinstance(error, RecordRefused):
             raise error
+        if not len(tokens):  # a tick or a summary: nobody waits for it
+            log.error("refused by Kafka: %s", error)
+            return []
         settled = []
         for token, refused in zip(tokens, error.records, strict=True):
             if refused.topic == DEADLETTER:
@@ -346,7 +349,11 @@ class Pipeline:
                 continue
             self.ledger.decide([token], DEAD + Reason.RECORD_TOO_LARGE)
             rx_us = int.from_bytes(dict(refused.headers).get(HEADER_RX, b""), "big")
-            letter, topic = refused_letter(self._shared.registry, self._shared.topics, refused, str(error), rx_us)
+            letter, topic, message = refused_letter(
+                self._shared.registry, self._shared.topics, refused, str(error), rx_us
+            )
+            if self._summaries is not None and message is not None:
+                self._summaries.refused(token, message)
             self._bury(letter, topic, token, [(HEADER_RX, rx_us.to_bytes(8, "big"))])
         return settled
 

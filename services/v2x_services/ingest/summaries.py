@@ -4,9 +4,9 @@
 
     good messages ─► note: runs of numbers, a line a topic ─► cut, each second ─► released: all of it durable ─► Kafka
 
-A summary is cut at a place in the ledger and written when the ledger has released all before that place, so it never
-tells of what Kafka does not have. A process that is killed leaves its last second untold: readers see that a source
-began anew without a final summary, and look into the log for that time.
+A summary is cut at a place in the ledger and written when the ledger has released all before that place, without what
+Kafka refused meanwhile: so it never tells of what Kafka does not have. A process that is killed leaves its last second
+untold: readers see that a source began anew without a final summary, and look into the log for that time.
 """
 
 # The types of kernels are their numba signatures; annotations would say it twice.
@@ -17,15 +17,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numba as nb
 import numpy as np
-from v2x.columns import I32, I64, Encoder
-from v2x.topics import SUMMARIES
+from v2x.columns import I32, I64
+from v2x.topics import SUMMARIES, UPLINKS
 from v2x.zones import partition_of
 
+from v2x_codecs.reference import ReferenceCodec
 from v2x_services.ingest import kernels as k
+from v2x_services.ingest.judged import Numbered
 from v2x_services.ingest.topics import TopicTable
 from v2x_services.ports import NO_TOKEN, Clock, LogSink
 
@@ -116,9 +118,9 @@ class _Cut:
 class Summaries:
     """Those of one MQTT session."""
 
-    def __init__(self, source: str, topics: TopicTable, sink: LogSink, encoder: Encoder, clock: Clock) -> None:
+    def __init__(self, source: str, topics: TopicTable, sink: LogSink, codec: ReferenceCodec, clock: Clock) -> None:
         """``sink`` knows the topic v2x.summaries."""
-        self._source, self._topics, self._sink, self._encoder, self._clock = source, topics, sink, encoder, clock
+        self._source, self._topics, self._sink, self._codec, self._clock = source, topics, sink, codec, clock
         self._start_ms = clock.now_us() // 1000
         self._partition = partition_of(source.encode(), sink.partitions(SUMMARIES))
         self._written = 0
@@ -127,6 +129,7 @@ class Summaries:
         self._n = 0
         self._blocks: list[bytes] = []
         self._cuts: deque[_Cut] = deque()
+        self._refused: list[tuple[int, Numbered]] = []  # by the token of the message
         topics.before_clear.append(self._end_runs)
 
     def note(self, which: I64, reason: I32, envelopes: I64) -> None:
@@ -136,6 +139,10 @@ class Summaries:
             self._growing = np.concatenate((self._growing, more))
         self._make_room(len(which))
         self._n = _note(which, reason, envelopes, self._growing, self._ended, self._n)
+
+    def refused(self, token: int, message: Numbered) -> None:
+        """Take back a message that was noted: Kafka refuses its record. A dead letter tells of it, if that is taken."""
+        self._refused.append((token, message))
 
     def cut(self, token: int, *, final: bool = False) -> None:
         """End a summary; it tells of nothing from the message ``token`` on."""
@@ -149,12 +156,36 @@ class Summaries:
         """Write what tells of nothing from the message ``token`` on: all before it are in the log."""
         while self._cuts and self._cuts[0].token <= token:
             cut = self._cuts.popleft()
-            for block in cut.blocks:
-                head = {"source": self._source, "start_ms": self._start_ms, "seq": self._written, "ts_ms": cut.ts_ms}
-                final = cut.final and block is cut.blocks[-1]
-                value = self._encoder.encode("summary", {**head, "final": final, "runs": []})[:-1] + block
+            blocks = cut.blocks
+            if self._refused:
+                some = {message for at, message in self._refused if at < cut.token}
+                self._refused = [one for one in self._refused if one[0] >= cut.token]
+                blocks = [rest for block in blocks for rest in self._without(some, block)]
+            for i, block in enumerate(blocks):
+                final = cut.final and i == len(blocks) - 1
+                value = self._record(cut.ts_ms, final=final, runs=[])[:-1] + block
                 self._sink.append(SUMMARIES, self._partition, self._source.encode(), value, [], NO_TOKEN)
                 self._written += 1
+
+    def _record(self, ts_ms: int, *, final: bool, runs: list[dict[str, Any]]) -> bytes:
+        head = {"source": self._source, "start_ms": self._start_ms, "seq": self._written, "ts_ms": ts_ms}
+        return self._codec.encode("summary", {**head, "final": final, "runs": runs})
+
+    def _without(self, some: set[Numbered], block: bytes) -> list[bytes]:
+        """Return a block as one or more that do not tell of some numbers; such messages are rare."""
+        head = self._record(0, final=False, runs=[])[:-1]
+        runs = []
+        for run in self._codec.decode_kafka(head + block)[1]["runs"]:
+            whose = (UPLINKS[run["code"]].schema, run["device"], run["boot"])
+            first = run["first"]
+            for seq in sorted(m.seq for m in some if m[:3] == whose and first <= m.seq <= run["last"]):
+                if first < seq:
+                    runs.append({**run, "first": first, "last": seq - 1})
+                first = seq + 1
+            if first <= run["last"]:
+                runs.append({**run, "first": first})
+        parts = [runs[i : i + MOST_RUNS] for i in range(0, max(1, len(runs)), MOST_RUNS)]
+        return [self._record(0, final=False, runs=part)[len(head) :] for part in parts]
 
     def _end_runs(self) -> None:
         """Write down all runs while the lines of the topic table mean what they do."""
