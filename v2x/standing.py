@@ -16,6 +16,7 @@ the other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -70,6 +71,12 @@ class Standing:
         """Take records: columns (n,) of type, place and length of the device's id in ``heap``, boot, seq."""
         self.take_runs(heap, kind, at, size, boot, seq, seq)
 
+    def take_known(self, heap: bytes, kind: I64, at: I64, size: I64, boot: I64, seq: I64) -> None:
+        """As ``take``, but only for devices, boots and types that there are lines of."""
+        facts, self._facts = self._facts, self._facts[: self._lines]
+        self.take_runs(heap, kind, at, size, boot, seq, seq)
+        self._facts = facts
+
     def take_runs(self, heap: bytes, kind: I64, at: I64, size: I64, boot: I64, first: I64, last: I64) -> int:
         """Take runs of numbers, ``first`` to ``last`` (n,), else as ``take``; return how many numbers they tell.
 
@@ -86,6 +93,25 @@ class Standing:
         """Forget all lines, not the counts."""
         self._lines = 0
         self._slots[:] = -1
+
+    def dump(self) -> dict[str, npt.NDArray[Any]]:
+        """Return copies of all that ``load`` needs."""
+        n = self._lines
+        return {
+            "facts": self._facts[:n].copy(),
+            "names": self._names[:n].copy(),
+            "bits": self._bits[:n].copy(),
+            "counts": self.counts.copy(),
+            "sums": np.array([self._sweeps, self.forgotten], np.int64),
+        }
+
+    def load(self, kept: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from what another one with the same types and capacity dumped."""
+        self._lines = n = len(kept["facts"])
+        self._facts[:n], self._names[:n], self._bits[:n] = kept["facts"], kept["names"], kept["bits"]
+        self.counts[:] = kept["counts"]
+        self._sweeps, self.forgotten = (int(x) for x in kept["sums"])
+        k.enter(n, self._facts, self._slots)
 
     def mark(self) -> None:
         """Put all marks at the top: a sweep or ``differences`` goes up to here."""

@@ -124,6 +124,8 @@ def take(heap, kind, at, size, boot, first, last, longest, now, facts, names, bi
                 counts[t, FRESH] += 1
             elif s < floor or _seen(bits, line, s):
                 counts[t, AGAIN] += 1
+                if s > top - WINDOW:  # too late, but ``compare`` is to know
+                    _set(bits, line, s, True)
             else:
                 _set(bits, line, s, True)
                 facts[line, HOLES] -= 1

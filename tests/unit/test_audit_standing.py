@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aiokafka import TopicPartition
 from v2x.columns import Record, Records
-from v2x.standing import Gap
+from v2x.standing import Difference, Gap
 from v2x.topics import DEADLETTER, OBSERVATIONS, SUMMARIES
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_codecs.vectors import load
+from v2x_loadtest.audit import kept
 from v2x_loadtest.audit.sources import SILENT_S, Sources
 from v2x_loadtest.audit.standing import StandingAudit
 from v2x_loadtest.audit.turns import TURN_S
@@ -49,6 +53,12 @@ def rsm(device: str, seq: int) -> bytes:
     return CODEC.encode("rsm", {**RSM, "device": device, "boot": BOOT, "seq": seq})
 
 
+def dead_letter(device: str, seq: int) -> bytes:
+    letter = {**next(v.record for v in load(REGISTRY) if v.schema == "dead_letter" and v.name == "typical")}
+    letter |= {"topic": f"v2x/v1/rsu/{device}/rsm/up", "device": device, "boot": BOOT, "seq": seq}
+    return CODEC.encode("dead_letter", letter)
+
+
 async def test_a_gap_is_in_the_metrics_at_once_by_device_boot_type_and_range(audit: StandingAudit) -> None:
     metrics = audit._metrics
     audit.take(SUMMARIES, records(summary(0, ("R-1", 1, 0, 9), ("R-2", 1, 5, 5)), summary(1, ("R-1", 1, 14, 20))))
@@ -56,9 +66,7 @@ async def test_a_gap_is_in_the_metrics_at_once_by_device_boot_type_and_range(aud
     labels = {"device": "R-1", "boot": str(BOOT), "type": "rsm", "first": "10", "last": "13"}
     assert metrics.value("v2x_audit_gap", state="missing", **labels).value == 4
     assert (metrics.total("v2x_audit_missing"), metrics.total("v2x_audit_lost_total")) == (4, 0)
-    letter = {**next(v.record for v in load(REGISTRY) if v.schema == "dead_letter" and v.name == "typical")}
-    letter |= {"topic": "v2x/v1/rsu/R-1/rsm/up", "device": "R-1", "boot": BOOT, "seq": 11}
-    audit.take(DEADLETTER, records(CODEC.encode("dead_letter", letter)))
+    audit.take(DEADLETTER, records(dead_letter("R-1", 11)))
     for _ in range(2):
         audit.sweep(everything=True)
     metrics.refresh()
@@ -109,6 +117,17 @@ async def test_a_partition_is_held_against_the_summaries(
     assert (turns.checks, turns.begin(now)) == (1, unit)
 
 
+async def test_a_dead_letter_is_no_difference_between_summaries_and_partition(audit: StandingAudit) -> None:
+    turns = audit.turns
+    turns.units = [[TopicPartition(OBSERVATIONS, 0)]]
+    turns.begin(0.0)
+    audit.take(DEADLETTER, records(dead_letter("R-1", 2), dead_letter("R-9", 0), dead_letter("R-9", 5)))
+    audit.take(OBSERVATIONS, records(*(rsm("R-1", seq) for seq in (1, 3))))
+    audit.take(SUMMARIES, records(summary(0, ("R-1", 1, 1, 1), ("R-1", 1, 3, 3), ("R-9", 1, 1, 4))))
+    assert turns.judge(TURN_S, doubtful=False) is None
+    assert turns.judge(TURN_S + 10, doubtful=False) == Difference(0, 0, [])
+
+
 async def test_while_a_source_is_silent_a_difference_says_nothing(audit: StandingAudit) -> None:
     audit.turns.units = [[TopicPartition(OBSERVATIONS, 0)]]
     audit.turns.begin(0.0)
@@ -139,3 +158,29 @@ def test_a_source_that_was_killed_leaves_a_doubt_and_one_that_stopped_does_not()
     assert sources.doubt(5.1 + SILENT_S) == 67_000  # it may be dead for good
     sources.settled()
     assert sources.doubt(99.0) is None  # looked at once
+
+
+def test_sources_go_on_as_they_were_saved() -> None:
+    sources, again = Sources(), Sources()
+    sources.take("a", 1000, 7, 50_000, 0.0, final=False)
+    sources.take("b", 1000, 1, 52_000, 0.0, final=True)
+    again.load(json.loads(json.dumps(sources.dump())), 100.0)
+    assert again.doubt(100.0) is None
+    again.take("a", 1000, 8, 53_000, 101.0, final=False)
+    again.take("b", 2000, 0, 54_000, 101.0, final=False)
+    assert again.doubt(101.0) is None
+    again.take("a", 2000, 0, 60_000, 102.0, final=False)
+    assert again.doubt(102.0) == 48_000
+
+
+def test_a_saved_state_is_whole_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "audit" / "standing.npz"
+    assert kept.load(path) is None
+    kept.save(path, {"offsets": [["t", 0, 5]]}, {"facts": np.arange(400)})
+    found = kept.load(path)
+    assert found is not None
+    assert (found.head["offsets"], found.arrays["facts"].tolist()) == ([["t", 0, 5]], list(range(400)))
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], whole[:100], b"", whole[:900] + b"!!" + whole[902:]):
+        path.write_bytes(damaged)
+        assert kept.load(path) is None

@@ -140,3 +140,16 @@ def test_what_is_told_is_held_against_the_log() -> None:
     run(log, 3, 5, "R-2")
     log.mark()
     assert told.differences(log, fixed)[:2] == (3, 0)
+
+
+def test_what_was_dumped_goes_on_as_if_nothing_had_been() -> None:
+    one, other = Standing(2, 64), Standing(2, 64)
+    for n in range(40):
+        feed(one, [(f"R-{n}", n % 2, 7, seq) for seq in (1, 2, 4, WINDOW)])
+    one.sweep(ALL)
+    other.load(one.dump())
+    for standing in (one, other):
+        feed(standing, [(f"R-{n}", n % 2, 7, 3) for n in range(0, 50, 3)])
+    assert (len(one), one.missing()) == (len(other), other.missing())
+    assert one.sweep(ALL) == other.sweep(ALL)
+    assert one.counts.tolist() == other.counts.tolist()

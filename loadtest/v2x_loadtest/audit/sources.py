@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 SILENT_S: Final = 10.0  # sources write each second; one that is silent for so long is dead, or cannot reach Kafka
 _MARGIN_MS: Final = 5_000  # between the clocks of ingest and Kafka
@@ -55,6 +56,15 @@ class Sources:
     def silent(self, now: float, seconds: float = 3.0) -> bool:
         """Say whether one has said nothing for some time, although it did not stop."""
         return any(not source.final and now - source.heard > seconds for source in self._of.values())
+
+    def dump(self) -> list[Any]:
+        """Return what ``load`` needs."""
+        return [self._doubt, {name: [x.start_ms, x.seq, x.since_ms, x.final, x.looked] for name, x in self._of.items()}]
+
+    def load(self, kept: Sequence[Any], now: float) -> None:
+        """Go on from what was dumped; nobody has been silent meanwhile."""
+        self._doubt, of = kept
+        self._of = {name: _Source(*facts, now, looked) for name, (*facts, looked) in of.items()}
 
     def _suspect(self, since_ms: int) -> None:
         since_ms = max(0, since_ms - _MARGIN_MS)

@@ -7,8 +7,10 @@
     one partition, in turn, in full ─► the same numbers? ───────────► untold, untrue
 
 So it reads a small share of the log. A source of summaries that began anew without a final one was killed, and left a
-second or so untold: then all partitions are read from there on (a *catch-up*) before anything of it is called lost. It
-begins at the end of the log, and anew after a restart.
+second or so untold: then all partitions are read from there on (a *catch-up*) before anything of it is called lost.
+
+It begins at the end of the log. With each sweep it saves what it knows and how far it has read; after a stop or a kill
+it goes on from there, so what came meanwhile is counted as if it had been there.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -31,14 +35,15 @@ from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.envelopes import EnvelopeReader, Envelopes
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
+from v2x_loadtest.audit import kept
 from v2x_loadtest.audit.sources import Sources
 from v2x_loadtest.audit.turns import Turns
-from v2x_services import memory
+from v2x_services import memory, topics
 from v2x_services.http import HealthServer
 from v2x_services.metrics import Metrics
 from v2x_services.running import until
 from v2x_services.settings import Settings
-from v2x_services.tap import LogTap
+from v2x_services.tap import LogTap, Offsets
 
 ALWAYS: Final = (SUMMARIES, DEADLETTER)
 UPLINK_TOPICS: Final = (OBSERVATIONS, GANTRY, DEVICES)
@@ -70,6 +75,9 @@ class StandingAudit:
         self.sources = Sources()
         reliable = {row.schema for row in UPLINKS if row.message_class is MessageClass.RELIABLE}
         self._perishable = np.array([name not in reliable for name in self._reader.schemas])
+        self._file = settings.state_dir / "audit" / "standing.npz"
+        self._known = False  # whether there is anything to save
+        self._generations: dict[str, dict[int, str]] = {}
         self._losses: deque[Gap] = deque(maxlen=_NEWEST)
         self._tap = LogTap(
             settings.kafka_bootstrap,
@@ -91,6 +99,8 @@ class StandingAudit:
         finally:
             self.why_not_ready = "stopping"
             await self._tap.stop()
+            if self._known:
+                kept.save(self._file, *self._state())
 
     def take(self, topic: str, records: Records) -> None:
         """Take records of one partition, in order."""
@@ -158,6 +168,7 @@ class StandingAudit:
             return
         device = letter["device"].encode()
         self.standing.take(device, *(_column(n) for n in (kind, 0, len(device), letter["boot"], letter["seq"])))
+        self.turns.letter(device, kind, letter["boot"], letter["seq"])
         self._taken["letter"].value += 1
 
     async def _work(self) -> None:
@@ -170,22 +181,69 @@ class StandingAudit:
             since_ms = self.sources.doubt(now)
             if since_ms is not None:
                 await self._catch_up(since_ms)
-            if now >= sweep:
+            if now >= sweep and not self._behind(ALWAYS):
                 sweep, sweeps = now + self._settings.audit_sweep_s, sweeps + 1
                 self.sweep(everything=sweeps % _PATIENCE == 0)
+                await asyncio.to_thread(kept.save, self._file, *self._state())
             if self.turns.due(now):
                 await self._turn(now)
 
     async def _start(self) -> None:
-        _, end = await self._tap.start(self._say)
+        begin, end = await self._tap.start(self._say)
+        self._generations = await topics.generations(self._settings.kafka_bootstrap, topics.GENESIS_TOPICS)
         of = self._tap.partitions
         # The records of one gantry are in several partitions, those of a pile in one; both topics are small.
         self.turns.units = [*([tp] for tp in of[OBSERVATIONS]), of[GANTRY], of[DEVICES]]
-        self._tap.next = {tp: at for tp, at in end.items() if tp.topic in ALWAYS}
+        self._tap.next = self._go_on(begin, end) or {tp: at for tp, at in end.items() if tp.topic in ALWAYS}
+        self._known = True
         await self._turn(time.monotonic())
         memory.settle()
         self.why_not_ready = ""
-        log.info("auditing from the end of the log on", partitions=len(of[OBSERVATIONS]))
+        behind = sum(end[tp] - at for tp, at in self._tap.next.items() if tp.topic in ALWAYS)
+        log.info("auditing", partitions=len(of[OBSERVATIONS]), streams=len(self.standing), behind=behind)
+
+    def _go_on(self, begin: Offsets, end: Offsets) -> Offsets:
+        """Take over what was saved, and return where to go on; nothing, if the log is another one or was cut."""
+        found = kept.load(self._file)
+        if found is None:
+            return {}
+        head = found.head
+        at = {TopicPartition(topic, p): offset for topic, p, offset in head["offsets"]}
+        ours = {tp for tp in end if tp.topic in ALWAYS}
+        if (
+            at.keys() != ours
+            or any(not begin[tp] <= at[tp] <= end[tp] for tp in ours)
+            or self._of_another_world(head["generations"])
+            or head["types"] != list(self._types)
+        ):
+            log.warning("what was saved does not fit the log or this version: beginning at the end of the log")
+            return {}
+        self.standing.load(found.arrays)
+        self.sources.load(head["sources"], time.monotonic())
+        for by, value in head["taken"].items():
+            self._taken[by].value = value
+        return at
+
+    def _of_another_world(self, was: Sequence[tuple[str, int, str]]) -> bool:
+        now = {(topic, p): name for topic, of in self._generations.items() for p, name in of.items()}
+        # Retention may have taken the record with the name, then or now.
+        return any(
+            len(name) > 1 and len(now.get((topic, p), "")) > 1 and now[topic, p] != name for topic, p, name in was
+        )
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        head = {
+            "generations": [[topic, p, name] for topic, of in self._generations.items() for p, name in of.items()],
+            "types": list(self._types),
+            "offsets": [[*tp, at] for tp, at in self._tap.next.items() if tp.topic in ALWAYS],
+            "sources": self.sources.dump(),
+            "taken": {by: counter.value for by, counter in self._taken.items()},
+        }
+        return head, self.standing.dump()
+
+    def _behind(self, names: Sequence[str]) -> bool:
+        lag = self._tap.lag()
+        return any(lag[name] for name in names)
 
     def _say(self, why_not_ready: str) -> None:
         self.why_not_ready = why_not_ready
@@ -195,8 +253,8 @@ class StandingAudit:
 
     async def _turn(self, now: float) -> None:
         """End the check of a partition, or look at it once more, and begin the next."""
-        behind = any(self._tap.lag().values())
-        found = self.turns.judge(now, doubtful=behind or self.sources.silent(now))
+        doubtful = self._behind((*ALWAYS, *UPLINK_TOPICS)) or self.sources.silent(now)
+        found = self.turns.judge(now, doubtful=doubtful)
         if found is not None:
             for what, n in (("untold", found.untold), ("untrue", found.untrue)):
                 self._metrics.inc(f"v2x_audit_{what}_total", n)

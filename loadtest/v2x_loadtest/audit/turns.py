@@ -14,7 +14,9 @@ TURN_S: Final = 30.0
 GRACE_S: Final = 4.0  # for the summaries of the last records
 _LOOKS: Final = 3  # what differs then is looked at again: a number may come late to either side
 _STREAMS: Final = 16_384  # of one partition
+_LETTERS: Final = 4096  # that a turn remembers
 _ELSEWHERE: Final = frozenset({"bsm"})  # vehicles move from partition to partition
+_AT: Final = np.zeros(1, np.int64)
 
 
 class Turns:
@@ -25,6 +27,7 @@ class Turns:
         self.checked = self.checks = 0  # records read, turns ended
         self._told, self._log = told, Standing(len(reader.schemas), _STREAMS)
         self._fixed = np.array([name not in _ELSEWHERE for name in reader.schemas])
+        self._letters: list[tuple[bytes, int, int, int]] = []
         self._turn = self._looks = -1
         self._due = 0.0
 
@@ -33,6 +36,11 @@ class Turns:
         self.checked += len(found.index)
         if len(found.index):
             self._log.take(values, found.schema, found.device_at, found.device_size, found.boot, found.seq)
+
+    def letter(self, device: bytes, kind: int, boot: int, seq: int) -> None:
+        """Take the number of a dead letter: it was told, and is in no partition of records."""
+        if len(self._letters) <= _LETTERS:
+            self._letters.append((device, kind, boot, seq))
 
     def due(self, now: float) -> bool:
         """Say whether ``judge`` and ``begin`` are to be called."""
@@ -46,7 +54,10 @@ class Turns:
             self._log.mark()
             self._later(now)
             return None
-        found = self._told.differences(self._log, self._fixed)
+        for device, *numbers in self._letters:
+            kind, boot, seq = (np.array([n], np.int64) for n in numbers)
+            self._log.take_known(device, kind, _AT, np.array([len(device)], np.int64), boot, seq)
+        found = self._told.differences(self._log, self._fixed & (len(self._letters) <= _LETTERS))
         if (found.untold or found.untrue) and (doubtful or self._looks < _LOOKS):
             if not doubtful or self._looks < 2 * _LOOKS:
                 self._later(now)
@@ -63,6 +74,7 @@ class Turns:
         self._turn += 1
         self._looks = 0
         self._log.clear()
+        self._letters.clear()
         self._due = now + TURN_S
         return self.units[self._turn % len(self.units)]
 
