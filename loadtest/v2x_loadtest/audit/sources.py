@@ -17,8 +17,8 @@ class _Source:
     seq: int
     since_ms: int  # all before it is told
     final: bool
+    looked: bool  # into the log, since it was heard
     heard: float
-    looked: bool = False  # into the log, since it was heard
 
 
 class Sources:
@@ -39,7 +39,7 @@ class Sources:
                 self._suspect(known.since_ms)
         elif len(self._of) >= _MOST:
             self._of.clear()
-        self._of[name] = _Source(start_ms, seq, ts_ms, final, now)
+        self._of[name] = _Source(start_ms, seq, ts_ms, final, looked=False, heard=now)
 
     def doubt(self, now: float) -> int | None:
         """Return from when on (ms UTC) something may be untold; None if nothing is."""
@@ -64,7 +64,7 @@ class Sources:
     def load(self, kept: Sequence[Any], now: float) -> None:
         """Go on from what was dumped; nobody has been silent meanwhile."""
         self._doubt, of = kept
-        self._of = {name: _Source(*facts, now, looked) for name, (*facts, looked) in of.items()}
+        self._of = {name: _Source(*facts, heard=now) for name, facts in of.items()}
 
     def _suspect(self, since_ms: int) -> None:
         since_ms = max(0, since_ms - _MARGIN_MS)
