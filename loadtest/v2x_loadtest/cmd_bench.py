@@ -164,6 +164,26 @@ def fusion(
     _out(as_json, plot, lambda: made, lambda: bench.plot(made))
 
 
+@app.command()
+def audit(
+    rate: Annotated[float, typer.Option(min=1, help="Messages a second, in steps of 270.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=1, help="Of load, once the services keep up.")] = 30,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs, each with brokers of its own.")] = 3,
+    partitions: Annotated[int, typer.Option(min=1, help="Of the Kafka topics.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the simulator.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Audit a load all the time and once in full: CPU of both, and of confirm, as shares of ingest's."""
+    from v2x_loadtest.bench import audit as bench  # noqa: PLC0415
+
+    console = paper(stderr=as_json)
+    options = bench.AuditOptions(rate, seconds, rounds, partitions, seed)
+    made = bench.run(options, lambda line: console.print(f"[dim]{line}[/dim]"))
+    _out(as_json, None, lambda: bench.as_dict(options, made), str)
+    if not as_json:
+        bench.show(made, console)
+
+
 def _flow(
     title: str,
     loads: list[int],

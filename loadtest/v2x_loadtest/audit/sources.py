@@ -64,7 +64,8 @@ class Sources:
     def load(self, kept: Sequence[Any], now: float) -> None:
         """Go on from what was dumped; nobody has been silent meanwhile."""
         self._doubt, of = kept
-        self._of = {name: _Source(*facts, heard=now) for name, facts in of.items()}
+        for name, (start_ms, seq, since_ms, final, looked) in of.items():
+            self._of[name] = _Source(start_ms, seq, since_ms, final, looked, now)
 
     def _suspect(self, since_ms: int) -> None:
         since_ms = max(0, since_ms - _MARGIN_MS)
