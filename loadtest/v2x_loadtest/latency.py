@@ -69,9 +69,9 @@ def join(log: Log, ledger: Ledger) -> Joined:
     sent = ledger.sent
     schema_number = np.array([log.schemas[SCHEMA_OF[code]] for code in range(len(SCHEMA_OF))], np.int64)
     device_number = np.array([log.devices[d.id] for d in ledger.devices], np.int64)
-    boot_of = np.zeros(len(log.devices.numbers), np.int64)
+    boot_of = np.zeros(len(log.devices), np.int64)
     boot_of[device_number] = [d.boot for d in ledger.devices]
-    types = len(log.schemas.numbers)
+    types = len(log.schemas)
     empty = np.zeros(0, np.int64)
     if not sent.size or not len(log):
         return Joined(empty, empty, empty)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from v2x.columns import Record
 from v2x.errors import ConfigError
 from v2x.topics import DEADLETTER, DEVICES, EVENTS, OBSERVATIONS, TRACKS
 
@@ -32,6 +34,12 @@ class Rec(NamedTuple):
     key: bytes
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def take(log: Log, topic: str, rows: list[Rec]) -> None:
+    """Take rows, those of one partition that follow each other at once."""
+    for partition, some in groupby(rows, lambda r: r.partition):
+        log.take(topic, partition, [Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in some])
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +128,12 @@ def frame(codec: ReferenceCodec, offset: int, ms: int, nth: int = 0) -> Rec:
 @pytest.fixture
 def log(codec: ReferenceCodec) -> Log:
     log = Log()
-    log.take(OBSERVATIONS, observations(codec))
+    take(log, OBSERVATIONS, observations(codec))
     frames = [frame(codec, 3, 125), frame(codec, 6, 220), frame(codec, 6, 260), frame(codec, 6, 221, nth=1)]
-    log.take(TRACKS, frames)
+    take(log, TRACKS, frames)
     letter = {"topic": "v2x/v1/pole/POLE-1/env/up", "device": "POLE-1", "type": "env"}
-    log.take(
+    take(
+        log,
         DEADLETTER,
         [
             Rec(0, 0, T0, b"", blank(codec, "dead_letter", reason="TRUNCATED", boot=-1, seq=-1, **letter)),
@@ -166,8 +175,8 @@ def test_without_a_ledger_the_gap_is_found(log: Log) -> None:
 
 def test_strange_records_are_told(codec: ReferenceCodec) -> None:
     log = Log()
-    log.take(OBSERVATIONS, [Rec(0, 0, T0, b"", b"junk"), Rec(0, 1, T0, b"", b"\0\xff\xff\xff\xff")])
-    log.take(DEVICES, [Rec(0, 0, T0, b"", blank(codec, "rsu_hb")[:6])])
+    take(log, OBSERVATIONS, [Rec(0, 0, T0, b"", b"junk"), Rec(0, 1, T0, b"", b"\0\xff\xff\xff\xff")])
+    take(log, DEVICES, [Rec(0, 0, T0, b"", blank(codec, "rsu_hb")[:6])])
     assert judge(log, None).strange == {OBSERVATIONS: 2, DEVICES: 1}
 
 
@@ -202,7 +211,7 @@ def test_event_latency_is_from_the_message_that_made_it(codec: ReferenceCodec, l
     by_position = event("b", 230, offset=7, trigger_device="")
     by_tick = event("c", 250, offset=8)
     repeated = event("a", 900, offset=6, trigger_device="RSU-1", trigger_ts_ms=T0 + 180)
-    log.take(EVENTS, [by_trigger, by_position, by_tick, repeated])
+    take(log, EVENTS, [by_trigger, by_position, by_tick, repeated])
     got = measure(log, ledger)
     assert got.events == {"a": pytest.approx(40), "b": pytest.approx(-170)}
     assert got.untraced == 1

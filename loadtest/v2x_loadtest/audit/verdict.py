@@ -17,6 +17,7 @@ from v2x.audit import (
     Unreadable,
     check_events,
     check_positions,
+    distinct,
     settle,
 )
 from v2x.errors import TopicError
@@ -164,9 +165,9 @@ def _logged(log: Log, sightings: dict[Stream, Sightings]) -> tuple[int, int]:
         seen = sightings[Stream(devices[device[first]], int(boot[first]), schemas[schema[first]])]
         seen.logged = seq[rows]
         seen.fused = seq[rows[taken[rows]]]
-        given = np.unique(seq[rows[road[rows]]])
+        given = distinct(seq[rows[road[rows]]])
         observed += given.size
-        behind += given.size - np.unique(seen.fused).size
+        behind += given.size - distinct(seen.fused).size
     return behind, observed
 
 

@@ -2,8 +2,8 @@
 
 Everything runs as `v2x up` runs it, under the simulator's load. Ingest, the standing audit and confirm are measured
 from before the first message until all are in the log; then the full audit, a process of its own, reads that log and
-judges it by the simulator's ledger. So all counts are of the same messages. What the full audit takes to start (imports,
-kernels) is told apart: it is the same for any log. Shares travel, absolute figures do not.
+judges it by the simulator's ledger. So all counts are of the same messages. What the full audit takes to start, imports
+and kernels, is told apart: it is the same for any log. Shares travel, absolute figures do not.
 """
 
 from __future__ import annotations

@@ -93,6 +93,11 @@ class LogFetcher:
         self._ready.pop(tp, None)
         self._wake.set()
 
+    def position(self, tp: TopicPartition) -> int:
+        """Return the offset from which on ``getmany`` will return a partition."""
+        ready = self._ready.get(tp)
+        return self._next[tp] if ready is None else int(ready.offset[0])
+
     def highwater(self, tp: TopicPartition) -> int | None:
         """Return the end of a partition as its broker last said."""
         return self._high.get(tp)
