@@ -1,9 +1,10 @@
-"""`v2x bench audit`: CPU of the audits and of confirm, as shares of what ingest takes for the same messages.
+"""`v2x bench audit`: CPU of the audits, as shares of what ingest takes for the same messages.
 
-Everything runs as `v2x up` runs it, under the simulator's load. Ingest, the standing audit and confirm are measured
+The load is that of `v2x bench province`: RSUs with ten RSMs a second each. Ingest and the standing audit are measured
 from before the first message until all are in the log; then the full audit, a process of its own, reads that log and
-judges it by the simulator's ledger. So all counts are of the same messages. What the full audit takes to start, imports
-and kernels, is told apart: it is the same for any log. Shares travel, absolute figures do not.
+judges it by the publisher's ledger. So all counts are of the same messages. What the full audit takes to start, imports
+and kernels, is told apart: it is the same for any log. Shares travel, absolute figures do not; the fewer messages a
+second come, the more ingest takes for each, and the smaller are the shares.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -27,40 +28,23 @@ from v2x.errors import BrokerError
 from v2x_loadtest.audit.ledger import Ledger
 from v2x_loadtest.audit.log import Log, read_log
 from v2x_loadtest.audit.verdict import judge
+from v2x_loadtest.bench import flow
+from v2x_loadtest.bench.drive import Publishing
+from v2x_loadtest.bench.flow import FlowOptions
 from v2x_loadtest.bench.proc import Usage
-from v2x_loadtest.chaos.crowd import SCENE, Crowd, copies_for
-from v2x_loadtest.chaos.world import World
-from v2x_loadtest.scene import load_scene
-from v2x_loadtest.simulate.scale import scaled_zones
 from v2x_loadtest.stack import Stack
 
-PARTS: Final = {
-    "ingest": "ingest",
-    "standing": "standing audit",
-    "full": "full audit, afterwards",
-    "confirm": "confirm",
-}
-_SERVICES: Final = {"ingest": "ingest", "standing": "audit", "confirm": "confirm"}
-_KEEP_UP_S: Final = 30.0
-_DRAIN_S: Final = 60.0
+PARTS: Final = {"ingest": "ingest", "standing": "standing audit", "full": "full audit, afterwards"}
+_SERVICES: Final = {"ingest": "ingest", "standing": "audit"}
+_MAKING_S: Final = 8.0
 _FULL_S: Final = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class AuditOptions:
-    """What was asked for."""
-
-    rate: float = 2000.0  # messages a second
-    seconds: float = 30.0
-    rounds: int = 3
-    partitions: int = 8
-    seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRound:
     """One run."""
 
+    published: int
     messages: int  # that ingest forwarded
     records: int  # uplinks that the full audit read, halo copies left out
     cpu: dict[str, float]  # seconds, by the names of ``PARTS``
@@ -73,46 +57,45 @@ class AuditRound:
         return {name: round(s / self.cpu["ingest"], 4) for name, s in self.cpu.items() if name != "ingest"}
 
 
-def run(options: AuditOptions, say: Callable[[str], None]) -> list[AuditRound]:
-    """Run all rounds, each with brokers of its own."""
+def run(options: FlowOptions, rounds: int, say: Callable[[str], None]) -> list[AuditRound]:
+    """Run all rounds, each with brokers of its own; there is no warm-up."""
     made = []
-    for nth in range(options.rounds):
-        say(f"round {nth + 1} of {options.rounds}")
+    for nth in range(rounds):
+        say(f"round {nth + 1} of {rounds}")
         with tempfile.TemporaryDirectory(prefix="v2x-bench-", ignore_cleanup_errors=True) as folder:
             made.append(_round(options, Path(folder), say))
     return made
 
 
-def _round(options: AuditOptions, folder: Path, say: Callable[[str], None]) -> AuditRound:
-    copies = copies_for(options.rate)
+def _round(options: FlowOptions, folder: Path, say: Callable[[str], None]) -> AuditRound:
+    scene, doc, _ = flow.prepare(options, say)
     zones = folder / "zones.json"
-    zones.write_text(json.dumps(scaled_zones(load_scene(SCENE), copies), ensure_ascii=False), "utf-8")
-    with Stack(folder / "run", zones, partitions=options.partitions, audit=True) as stack:
-        world = World(stack, folder, options.rate, say, options.seed)
+    zones.write_text(json.dumps(doc, ensure_ascii=False), "utf-8")
+    with Stack(folder / "run", zones, partitions=options.partitions, confirm=False, audit=True) as stack:
+        load = flow.content(scene, options, _MAKING_S)
+        load.save(folder / "load")
+        rows = round(load.rate * options.seconds * 1.02) + 1000
         pids = {part: stack.pid(name) for part, name in _SERVICES.items()}
-        before, had = Usage.of(pids), world.sums()
-        world.crowd = crowd = Crowd(f"{stack.mqtt_host}:{stack.mqtt_port}", folder, copies, options.seed)
-        try:
-            crowd.wait_until_sending()
-            if not world.wait_until_keeping_up(_KEEP_UP_S):
-                raise BrokerError(f"ingest does not keep up with {options.rate:g} messages a second on this machine")
-            world.rest(options.seconds)
-            crowd.end()
-        finally:
-            crowd.close()
-            world.crowd = None
-        if not world.drain(_DRAIN_S):
-            raise BrokerError("ingest and fusion did not come to the end of the load")
-        used, has = Usage.of(pids).since(before), world.sums()
-        name = "v2x_ingest_forwarded_total"
-        full = _full(stack.kafka_bootstrap, crowd.ledger)
+        ledger = folder / "ledger"
+        with Publishing(folder / "load", stack.mqtt_host, stack.mqtt_port, rows, ledger) as publishing:
+            publishing.wait_ready()
+            before = Usage.of(pids)
+            publishing.go(options.seconds, load.start_ms)
+            while publishing.running():
+                time.sleep(0.2)
+            summary = publishing.summary()
+        if not flow.drain(stack):
+            raise BrokerError("ingest or fusion did not come to the end of the load: give fewer RSUs")
+        used, told = Usage.of(pids).since(before), flow.metrics(stack)
+        full = _full(stack.kafka_bootstrap, ledger)
         return AuditRound(
-            messages=int(has[name] - had.get(name, 0.0)),
+            published=summary["sent"],
+            messages=int(told["v2x_ingest_forwarded_total"]),
             records=full["records"],
             cpu={part: full["cpu_s"] if part == "full" else used[part] for part in PARTS},
             start=full["start_s"],
             lost=full["lost"],
-            standing_lost=int(has.get("v2x_audit_lost_total", 0.0)),
+            standing_lost=int(told.get("v2x_audit_lost_total", 0.0)),
         )
 
 
@@ -135,20 +118,16 @@ def audit_in_full(bootstrap: str, ledger: Path) -> dict[str, Any]:
     return {"start_s": start, "cpu_s": cpu, "records": len(log), "lost": verdict.account.lost}
 
 
-def as_dict(options: AuditOptions, rounds: list[AuditRound]) -> dict[str, Any]:
+def as_dict(options: FlowOptions, rounds: list[AuditRound]) -> dict[str, Any]:
     """Return everything, JSON-able."""
-    rows = [
-        {
-            "messages": r.messages, "records": r.records, "lost": r.lost, "standing_lost": r.standing_lost,
-            "cpu_s": {name: round(s, 3) for name, s in r.cpu.items()}, "full_start_s": round(r.start, 3),
-            "shares": r.shares(),
-        }
-        for r in rounds
-    ]  # fmt: skip
     return {
-        "rate": options.rate, "seconds": options.seconds, "partitions": options.partitions, "rounds": rows,
+        "rsus": options.rsus,
+        "seconds": options.seconds,
+        "participants": options.participants,
+        "partitions": options.partitions,
+        "rounds": [asdict(r) | {"shares": r.shares()} for r in rounds],
         "shares": {name: median(r.shares()[name] for r in rounds) for name in rounds[0].shares()},
-    }  # fmt: skip
+    }
 
 
 def show(rounds: list[AuditRound], console: Console) -> None:
