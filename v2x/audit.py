@@ -14,7 +14,7 @@ against the messages of that device and type which were sent spoilt on purpose, 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -323,16 +323,6 @@ def _check_story(rows: list[EventRow], check: EventCheck) -> None:
     check.open += rows[-1].status != "ENDED"
 
 
-class PositionRow(NamedTuple):
-    """An output record's position, and a digest of its value."""
-
-    generation: str
-    partition: int
-    offset: int
-    nth: int  # the record's ``index``
-    digest: int
-
-
 @dataclass(slots=True)
 class PositionCheck:
     """Whether records of one topic are unique by position; copies must be equal."""
@@ -342,16 +332,19 @@ class PositionCheck:
     conflicts: list[str] = field(default_factory=list)
 
 
-def check_positions(rows: Sequence[PositionRow]) -> PositionCheck:
-    """Check that a position stands for one content only (a zombie may write copies, never another story)."""
-    check = PositionCheck(records=len(rows))
-    seen: dict[tuple[str, int, int, int], int] = {}
-    for row in rows:
-        known = seen.get(row[:4])
-        if known is None:
-            seen[row[:4]] = row.digest
-        elif known == row.digest:
-            check.copies += 1
-        else:
-            check.conflicts.append(f"partition {row.partition} offset {row.offset} index {row.nth} has two contents")
+def check_positions(generation: I64, partition: I64, offset: I64, nth: I64, digest: I64) -> PositionCheck:
+    """Check that a position stands for one content only (a zombie may write copies, never another story).
+
+    Columns (n,) of records in their order: a number for the generation, input partition and offset, the record's
+    ``index``, and a digest of its value.
+    """
+    check = PositionCheck(records=len(offset))
+    order = np.lexsort((nth, offset, partition, generation))
+    keys = np.stack((generation, partition, offset, nth))[:, order]
+    known = np.concatenate(([False], (keys[:, 1:] == keys[:, :-1]).all(axis=0)))[: len(order)]
+    first = np.maximum.accumulate(np.where(known, 0, np.arange(len(order))))
+    equal = digest[order] == digest[order[first]]
+    check.copies = int(np.count_nonzero(known & equal))
+    for i in np.sort(order[known & ~equal]).tolist():
+        check.conflicts.append(f"partition {partition[i]} offset {offset[i]} index {nth[i]} has two contents")
     return check

@@ -19,7 +19,8 @@ from v2x_services import topics
 from v2x_services.fusion.fetch import LogFetcher
 
 _POLL_S: Final = 0.2
-_PACE_S: Final = (0.2, 0.2)
+_PACE_S: Final = 0.2
+_PARTITION_BYTES: Final = 1 << 20
 _AGAIN_S: Final = 1.0
 Offsets = dict[TopicPartition, int]
 log = structlog.get_logger("tap")
@@ -36,14 +37,15 @@ class LogTap:
         *,
         skipped: Callable[[TopicPartition, int], None],
         failed: Callable[[], None],
-        pace_s: tuple[float, float] = _PACE_S,
+        pace_s: float = _PACE_S,
     ) -> None:
-        """``failed`` is called when a fetch failed, which is tried again; ``pace_s``: as ``LogFetcher`` has it."""
+        """``failed`` is called when a fetch failed, which is tried again; ``pace_s``: between fetches."""
         self.next: Offsets = {}  # offset to be read next
         self.partitions: dict[str, list[TopicPartition]] = {}  # of each topic
         self._bootstrap, self._client_id, self._names = bootstrap, client_id, tuple(names)
         self._skipped, self._failed = skipped, failed
-        self._fetcher = LogFetcher(bootstrap, client_id, pace_s)
+        self._poll_s = max(pace_s, _POLL_S)
+        self._fetcher = LogFetcher(bootstrap, client_id, (pace_s, pace_s), _PARTITION_BYTES)
         self._consumer: AIOKafkaConsumer | None = None
 
     async def start(self, say: Callable[[str], None]) -> tuple[Offsets, Offsets]:
@@ -73,7 +75,7 @@ class LogTap:
     async def read(self) -> dict[TopicPartition, Records]:
         """Return what has come, after a while nothing."""
         try:
-            fetched = await self._fetcher.getmany(_POLL_S)
+            fetched = await self._fetcher.getmany(self._poll_s)
         except OffsetOutOfRangeError as e:
             for tp in e.args[0]:
                 begin = (await topics.bounds(self._consumer, [tp]))[0][tp]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from v2x.audit import PositionCheck
 from v2x.columns import Record
 from v2x.errors import ConfigError
 from v2x.topics import DEADLETTER, DEVICES, EVENTS, OBSERVATIONS, TRACKS
@@ -16,7 +17,7 @@ from v2x.topics import DEADLETTER, DEVICES, EVENTS, OBSERVATIONS, TRACKS
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.ledger import REPEAT, SENT, SPOILT, Ledger
-from v2x_loadtest.audit.log import Log, prefix
+from v2x_loadtest.audit.log import LeanLog, Log, prefix
 from v2x_loadtest.audit.verdict import judge
 from v2x_loadtest.latency import first_stamp_at_or_after, measure, quantiles
 
@@ -178,6 +179,22 @@ def test_strange_records_are_told(codec: ReferenceCodec) -> None:
     take(log, OBSERVATIONS, [Rec(0, 0, T0, b"", b"junk"), Rec(0, 1, T0, b"", b"\0\xff\xff\xff\xff")])
     take(log, DEVICES, [Rec(0, 0, T0, b"", blank(codec, "rsu_hb")[:6])])
     assert judge(log, None).strange == {OBSERVATIONS: 2, DEVICES: 1}
+
+
+def test_of_frames_one_in_a_few_is_kept_by_zone(codec: ReferenceCodec) -> None:
+    head = {"generation": GEN, "partition": 0, "index": 0}
+    made = [
+        blank(codec, "track_frame", **head, offset=i, zone=f"zone-{i % 2}", event_ms=T0 + 50 * (i // 2), inputs=i)
+        for i in range(20)
+    ]
+    for log, kept in ((Log(), [0, 1, 8, 9, 16, 17]), (LeanLog(), [])):
+        take(log, TRACKS, [Rec(0, i, T0, b"", value) for i, value in enumerate([*made, made[-1], b"junk"])])
+        frames = log.frames.of({"zone-0", "zone-1", "zone-2"})
+        assert [(f.zone, f.event_ms) for f in frames[:3]] == [("zone-0", T0), ("zone-1", T0), ("zone-0", T0 + 50)]
+        assert [f.value for f in frames if f.value is not None] == [made[i] for i in kept]
+        assert len(log.frames.of({"zone-1"})) == 11
+        assert log.strange == {TRACKS: 1}
+        assert judge(log, None).frames == PositionCheck(records=21, copies=1)
 
 
 def test_frames_that_differ_at_one_position_are_a_conflict(log: Log, ledger: Ledger) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from sys import intern
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from v2x.audit import EventRow, PositionRow
+from v2x.audit import EventRow
 from v2x.columns import Record, Records
 from v2x.errors import BrokerError, V2XError
 from v2x.topics import (
@@ -34,17 +33,18 @@ from v2x_codecs.framing import KAFKA_HEADER, unframe_kafka
 from v2x_codecs.heads import ABSENT, heads
 from v2x_codecs.reference import read
 from v2x_codecs.registry import Registry
+from v2x_loadtest.audit.frames import Frames
 from v2x_loadtest.audit.names import Names
 from v2x_services.fusion.fetch import LogFetcher
 
 I64 = npt.NDArray[np.int64]
 UPLINK_TOPICS: Final = (OBSERVATIONS, GANTRY, DEVICES)
 TOPICS: Final = (*UPLINK_TOPICS, DEADLETTER, TRACKS, EVENTS, LINKS)
-FRAME_KEEP_MS: Final = 200  # full frames are kept at 5 Hz of event time a zone: enough to score, little to hold
 _COLUMNS: Final = (
     "topic", "partition", "offset", "stamp_ms", "schema", "device", "boot", "seq", "ts_ms", "rx_us", "key"
 )  # fmt: skip
 _PACE_S: Final = (0.0, 0.0)
+_PARTITION_BYTES: Final = 1 << 20  # of one fetch
 _QUIET_S: Final = 30.0  # a reader that gets nothing for so long gives up
 
 
@@ -67,18 +67,6 @@ def prefix(value: bytes, shape: str, at: int = 5) -> list[Any]:
         else:
             out.append(number)
     return out
-
-
-class Frame(NamedTuple):
-    """A track frame's head; ``value`` is kept for one in a few only."""
-
-    partition: int
-    stamp_ms: int
-    position: PositionRow
-    zone: str
-    event_ms: int
-    inputs: int
-    value: bytes | None
 
 
 class Stamped(NamedTuple):
@@ -104,13 +92,12 @@ class Log:
     others: dict[str, int] = field(default_factory=dict)  # records of observations that are no uplinks, by schema
     strange: dict[str, int] = field(default_factory=dict)  # records that nothing of ours would write, by topic
     dead: list[Stamped] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
+    frames: Frames = field(default_factory=Frames)
     events: list[Stamped] = field(default_factory=list)
     event_rows: list[EventRow] = field(default_factory=list)
     links: list[Stamped] = field(default_factory=list)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
 
-    _kept: dict[str, int] = field(default_factory=dict)
     _reader: EnvelopeReader = field(init=False)
     _schema_of: I64 = field(init=False)  # by the reader's numbers
 
@@ -131,14 +118,17 @@ class Log:
         if topic in UPLINK_TOPICS:
             self._uplinks(topic, partition, columns)
             return
+        if topic == TRACKS:
+            strange = len(columns) - self.frames.take(partition, columns)
+            if strange:
+                self.strange[topic] = self.strange.get(topic, 0) + strange
+            return
         at = 0
         numbers = np.stack((columns.offset, columns.stamp_ms, columns.size), axis=1)
         for offset, stamp_ms, size in numbers.tolist():
             value = columns.values[at : at + size]
             at += size
-            if topic == TRACKS:
-                self._frame(partition, stamp_ms, value)
-            elif topic in {EVENTS, LINKS, DEADLETTER}:
+            if topic in {EVENTS, LINKS, DEADLETTER}:
                 self._decoded(topic, partition, offset, stamp_ms, value)
 
     def _uplinks(self, topic: str, partition: int, records: Records) -> None:
@@ -187,14 +177,6 @@ class Log:
         if strange:
             self.strange[topic] = self.strange.get(topic, 0) + strange
 
-    def _frame(self, partition: int, stamp_ms: int, value: bytes) -> None:
-        generation, input_, offset, nth, zone, event_ms, _stream, inputs = prefix(value, "slllslll")
-        keep = event_ms // FRAME_KEEP_MS > self._kept.get(zone, -1)
-        if keep:
-            self._kept[zone] = event_ms // FRAME_KEEP_MS
-        position = PositionRow(generation, input_, offset, nth, hash(value))
-        self.frames.append(Frame(partition, stamp_ms, position, zone, event_ms, inputs, value if keep else None))
-
     def _decoded(self, topic: str, partition: int, offset: int, stamp_ms: int, raw: bytes) -> None:
         row = Stamped(partition, offset, stamp_ms, self.decode(raw))
         if topic == DEADLETTER:
@@ -212,14 +194,11 @@ class Log:
         return read(self.registry, *unframe_kafka(self.registry, value))
 
 
+@dataclass(slots=True)
 class LeanLog(Log):
-    """A log without the values of frames, and with each name once: of a long run the others would not fit in memory."""
+    """A log without the values of frames: of a long run they would not fit in memory."""
 
-    def _frame(self, partition: int, stamp_ms: int, value: bytes) -> None:
-        Log._frame(self, partition, stamp_ms, value)  # noqa: SLF001 - a dataclass with slots has no super()
-        frame = self.frames[-1]
-        position = frame.position._replace(generation=intern(frame.position.generation))
-        self.frames[-1] = frame._replace(value=None, zone=intern(frame.zone), position=position)
+    frames: Frames = field(default_factory=lambda: Frames(keep=False))
 
 
 async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS, log: Log | None = None) -> Log:
@@ -229,7 +208,7 @@ async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS, log: Log | No
     """
     log = log or Log()
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="none")
-    fetcher = LogFetcher(bootstrap, "v2x-audit", _PACE_S)
+    fetcher = LogFetcher(bootstrap, "v2x-audit", _PACE_S, _PARTITION_BYTES)
     try:
         await consumer.start()
         await fetcher.start()

@@ -47,7 +47,7 @@ from v2x_services.tap import LogTap, Offsets
 
 ALWAYS: Final = (SUMMARIES, DEADLETTER)
 UPLINK_TOPICS: Final = (OBSERVATIONS, GANTRY, DEVICES)
-_PACE_S: Final = (0.5, 0.5)  # few large fetches: small ones cost several times as much
+_PACE_S: Final = 1.0  # few large fetches: small ones cost several times as much
 _AGAIN_S: Final = 1.0
 _PATIENCE: Final = 10  # sweeps of perishable types to one of reliable types, which devices send again for minutes
 _SHOWN: Final = 5
