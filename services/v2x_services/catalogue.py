@@ -184,7 +184,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     Metric("v2x_audit_forgotten_total", _C, "streams", (), "Streams forgotten to make room"),
     Metric("v2x_audit_lag_records", _G, "records", ("topic",), "Records in the log beyond our position"),
     Metric("v2x_audit_skipped_total", _C, "records", ("topic",), "Records that retention took before they were read"),
-    Metric("v2x_audit_faults_total", _C, "faults", (), "Faults of fetching that were survived"),
+    Metric("v2x_audit_faults_total", _C, "faults", (), "Faults of fetching and saving that were survived"),
 )
 BY_NAME: Final[Mapping[str, Metric]] = {m.name: m for m in CATALOGUE}
 

@@ -153,7 +153,7 @@ def test_a_source_that_was_killed_leaves_a_doubt_and_one_that_stopped_does_not()
     sources.take("a", 1500, 2, 72_000, 5.0, final=False)  # one was lost on the way
     assert sources.doubt(5.1) == 65_000
     sources.settled()
-    assert sources.silent(9.0)
+    assert sources.silent(10.5)
     assert sources.doubt(5.0 + SILENT_S) is None
     assert sources.doubt(5.1 + SILENT_S) == 67_000  # it may be dead for good
     sources.settled()
@@ -184,3 +184,11 @@ def test_a_saved_state_is_whole_or_none(tmp_path: Path) -> None:
     for damaged in (whole[:-9], whole[:100], b"", whole[:900] + b"!!" + whole[902:]):
         path.write_bytes(damaged)
         assert kept.load(path) is None
+
+
+async def test_a_state_that_cannot_be_saved_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "audit").write_text("a file where the folder should be")
+    made = StandingAudit(Settings(state_dir=tmp_path), Metrics("audit"))
+    await made._save()
+    assert made._metrics.total("v2x_audit_faults_total") == 1
+    await made._tap.stop()

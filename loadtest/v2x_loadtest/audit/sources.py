@@ -53,7 +53,7 @@ class Sources:
         """Note that the log was read from where ``doubt`` said."""
         self._doubt = None
 
-    def silent(self, now: float, seconds: float = 3.0) -> bool:
+    def silent(self, now: float, seconds: float = 5.0) -> bool:
         """Say whether one has said nothing for some time, although it did not stop."""
         return any(not source.final and now - source.heard > seconds for source in self._of.values())
 

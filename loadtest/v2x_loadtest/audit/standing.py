@@ -100,7 +100,7 @@ class StandingAudit:
             self.why_not_ready = "stopping"
             await self._tap.stop()
             if self._known:
-                kept.save(self._file, *self._state())
+                await self._save()
 
     def take(self, topic: str, records: Records) -> None:
         """Take records of one partition, in order."""
@@ -184,7 +184,7 @@ class StandingAudit:
             if now >= sweep and not self._behind(ALWAYS):
                 sweep, sweeps = now + self._settings.audit_sweep_s, sweeps + 1
                 self.sweep(everything=sweeps % _PATIENCE == 0)
-                await asyncio.to_thread(kept.save, self._file, *self._state())
+                await self._save()
             if self.turns.due(now):
                 await self._turn(now)
 
@@ -240,6 +240,13 @@ class StandingAudit:
             "taken": {by: counter.value for by, counter in self._taken.items()},
         }
         return head, self.standing.dump()
+
+    async def _save(self) -> None:
+        try:
+            await asyncio.to_thread(kept.save, self._file, *self._state())
+        except OSError as e:  # a kill now would cost what came since the last one; auditing goes on
+            self._metrics.inc("v2x_audit_faults_total")
+            log.warning("the state cannot be saved", file=str(self._file), error=str(e))
 
     def _behind(self, names: Sequence[str]) -> bool:
         lag = self._tap.lag()
