@@ -17,7 +17,7 @@ from v2x.topics import DEADLETTER, DEVICES, EVENTS, OBSERVATIONS, TRACKS
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.ledger import REPEAT, SENT, SPOILT, Ledger
-from v2x_loadtest.audit.log import LeanLog, Log, prefix
+from v2x_loadtest.audit.log import LeanLog, Log
 from v2x_loadtest.audit.verdict import judge
 from v2x_loadtest.latency import first_stamp_at_or_after, measure, quantiles
 
@@ -142,13 +142,6 @@ def log(codec: ReferenceCodec) -> Log:
         ],
     )
     return log
-
-
-def test_prefix_reads_strings_and_numbers(codec: ReferenceCodec) -> None:
-    value = blank(codec, "rsu_hb", device="路侧-1", boot=BOOT, seq=2**52, ts_ms=T0)
-    assert prefix(value, "slll") == ["路侧-1", BOOT, 2**52, T0]
-    with pytest.raises(IndexError):
-        prefix(value[:17], "slll")
 
 
 def test_the_account(log: Log, ledger: Ledger) -> None:

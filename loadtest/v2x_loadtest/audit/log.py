@@ -48,27 +48,6 @@ _PARTITION_BYTES: Final = 1 << 20  # of one fetch
 _QUIET_S: Final = 30.0  # a reader that gets nothing for so long gives up
 
 
-def prefix(value: bytes, shape: str, at: int = 5) -> list[Any]:
-    """Decode the first fields of an Avro body: ``s`` a string, ``l`` a number; IndexError if it ends too early."""
-    out: list[Any] = []
-    for kind in shape:
-        shift = number = 0
-        while True:
-            byte = value[at]
-            at += 1
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-        number = (number >> 1) ^ -(number & 1)
-        if kind == "s":
-            out.append(value[at : at + number].decode())
-            at += number
-        else:
-            out.append(number)
-    return out
-
-
 class Stamped(NamedTuple):
     """A decoded record of an output topic."""
 
