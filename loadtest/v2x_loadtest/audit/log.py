@@ -224,10 +224,9 @@ async def _read_topic(
             msg = f"{', '.join(tp.topic for tp in todo)}: nothing came for {_QUIET_S:.0f} s although records are left"
             raise BrokerError(msg)
         # A partition may end in a record that is not handed out (a batch that was aborted, or compacted away).
-        done = {tp for tp in todo if fetcher.position(tp) >= end[tp]}
-        if done:
-            todo -= done
-            await fetcher.begin({tp: fetcher.position(tp) for tp in todo})
+        for tp in [tp for tp in todo if fetcher.position(tp) >= end[tp]]:
+            todo.remove(tp)
+            fetcher.leave(tp)
 
 
 async def topic_partitions(bootstrap: str, topics: Sequence[str]) -> dict[str, list[int]]:

@@ -99,6 +99,11 @@ class LogFetcher:
         self._ready.pop(tp, None)
         self._wake.set()
 
+    def leave(self, tp: TopicPartition) -> None:
+        """Fetch a partition no more."""
+        self._next.pop(tp, None)
+        self._ready.pop(tp, None)
+
     def position(self, tp: TopicPartition) -> int:
         """Return the offset from which on ``getmany`` will return a partition."""
         ready = self._ready.get(tp)
