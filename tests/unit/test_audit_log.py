@@ -174,6 +174,11 @@ def test_strange_records_are_told(codec: ReferenceCodec) -> None:
     assert judge(log, None).strange == {OBSERVATIONS: 2, DEVICES: 1}
 
 
+@pytest.mark.parametrize("kind", [Log, LeanLog])
+def test_a_log_does_not_print_its_columns(kind: type[Log]) -> None:
+    assert len(repr(kind())) < 100
+
+
 def test_of_frames_one_in_a_few_is_kept_by_zone(codec: ReferenceCodec) -> None:
     head = {"generation": GEN, "partition": 0, "index": 0}
     made = [

@@ -57,7 +57,7 @@ class Stamped(NamedTuple):
     value: dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # Python 3.11's asyncio.run makes the repr of what a coroutine returned, unasked
 class Log:
     """What the topics hold. ``uplinks`` are columns, one row a record; copies to halo zones are left out."""
 
@@ -173,7 +173,7 @@ class Log:
         return read(self.registry, *unframe_kafka(self.registry, value))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class LeanLog(Log):
     """A log without the values of frames: of a long run they would not fit in memory."""
 
