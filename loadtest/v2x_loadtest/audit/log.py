@@ -185,7 +185,7 @@ async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS, log: Log | No
 
     They are read into ``log`` if it is given.
     """
-    log = log or Log()
+    log = Log() if log is None else log  # an empty one is false
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="none")
     fetcher = LogFetcher(bootstrap, "v2x-audit", _PACE_S, _PARTITION_BYTES)
     try:
