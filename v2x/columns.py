@@ -141,6 +141,11 @@ class Records(Sequence[Record]):
             records.__getitem__,
         )
 
+    @property
+    def maker(self) -> Callable[[int], Record]:
+        """What makes single records."""
+        return self._record
+
     def __len__(self) -> int:
         return len(self.offset)
 

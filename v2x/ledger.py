@@ -64,6 +64,16 @@ class AckLedger:
         """Messages taken and not released."""
         return self._tail - self._head
 
+    @property
+    def taken(self) -> int:
+        """Messages taken so far; the next one gets this as its token."""
+        return self._tail
+
+    @property
+    def released(self) -> int:
+        """Messages released so far: all with a smaller token."""
+        return self._head
+
     def take(self, epoch: int, packet_ids: Sequence[int] | I64, rx_us: int, fate: int = WAITING) -> int:
         """Append messages, each with one open record; return the token of the first, the others follow it.
 

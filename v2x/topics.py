@@ -21,6 +21,7 @@ EVENTS: Final = "v2x.events"
 LINKS: Final = "v2x.links"
 MAPS: Final = "v2x.maps"
 DEADLETTER: Final = "v2x.deadletter"
+SUMMARIES: Final = "v2x.summaries"
 
 # Headers that ingest sets on what it writes to Kafka.
 HEADER_RX: Final = "rx"  # 8 bytes big-endian: when ingest received the message, microseconds UTC
@@ -122,4 +123,5 @@ KAFKA_TOPICS: Final[tuple[KafkaTopic, ...]] = (
     KafkaTopic(LINKS, False, 30 * 24 * _HOUR, _GIB, "Travel times, speeds and levels of sections and links"),
     KafkaTopic(MAPS, True, -1, -1, "Map nodes (compacted)"),
     KafkaTopic(DEADLETTER, False, 30 * 24 * _HOUR, 2 * _GIB, "What could not be taken in, and why"),
+    KafkaTopic(SUMMARIES, False, 24 * _HOUR, _GIB, "What ingest wrote in each second: devices, boots, types, numbers"),
 )

@@ -124,11 +124,14 @@ class EnvelopeReader:
         return Envelopes(index, schema, at, size, boot, seq, ts_ms, int(sums[_OTHER]), int(sums[_BROKEN]))
 
 
-def envelope_of(payload: bytes) -> tuple[str, int, int] | None:
-    """Return device, boot and seq of an MQTT payload that is bad further behind; None if they cannot be read."""
+def envelope_of(payload: bytes, body: int = MQTT_HEADER) -> tuple[str, int, int] | None:
+    """Return device, boot and seq of a payload that is bad further behind; None if they cannot be read.
+
+    ``body``: where it begins, behind the header of MQTT's framing or Kafka's.
+    """
     heap = np.frombuffer(payload, np.uint8)
     end = len(heap)
-    size, at = _first(heap, MQTT_HEADER, end)
+    size, at = _first(heap, body, end)
     if at < 0 or not 0 < size <= end - at:
         return None
     boot, boot_end = _first(heap, at + size, end)

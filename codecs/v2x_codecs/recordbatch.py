@@ -265,21 +265,22 @@ def read_batches(blob: bytes, first: int) -> Stretch | None:
         return None
     n, used, following = said.tolist()
     return Stretch(
-        Records(out[OFFSET, :n], out[STAMP, :n], out[SIZE, :n], values[:used].tobytes(), _Source(blob, out)), following
+        Records(out[OFFSET, :n], out[STAMP, :n], out[SIZE, :n], values[:used].tobytes(), Source(blob, out)), following
     )
 
 
-class _Source:
-    """Makes single records."""
+class Source:
+    """Makes single records of ``blob``, whose columns are ``out``."""
 
-    __slots__ = ("_blob", "_out")
+    __slots__ = ("blob", "out")
 
     def __init__(self, blob: bytes, out: I64) -> None:
-        self._blob, self._out = blob, out
+        self.blob, self.out = blob, out
 
     def __call__(self, n: int) -> Record:
-        offset, stamp, size, key_at, key_size, rest = self._out[:, n].tolist()
-        blob = self._blob
+        """Return the n-th record."""
+        offset, stamp, size, key_at, key_size, rest = self.out[:, n].tolist()
+        blob = self.blob
         key = blob[key_at : key_at + key_size] if key_size >= 0 else None
         return Record(offset, stamp, key, blob[rest - size : rest], _headers(blob, rest))
 

@@ -24,13 +24,15 @@ def audit(
     standing: Annotated[
         bool, typer.Option("--standing", help="Be a service: audit what comes from now on, with /metrics.")
     ] = False,
-    state_dir: Annotated[Path | None, typer.Option(help="Folder that tells the port of /metrics.")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the service's state, and of the port of /metrics.")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0: any free one.")] = None,
 ) -> None:
     """Count what was published, acknowledged, in Kafka, dead-lettered and fused. Exit code 1 if anything is lost.
 
-    With --standing it runs until SIGTERM or Ctrl-C, reads the envelope of every record as it is written, and counts
-    sequence numbers that do not come: v2x_audit_lost_total.
+    It reads every record. With --standing it runs until SIGTERM or Ctrl-C, reads what ingest tells each second of what
+    it wrote and one partition in full, in turn, and counts sequence numbers that do not come: v2x_audit_lost_total.
     """
     if standing:
         stand(Settings.load(kafka_bootstrap=kafka, state_dir=state_dir, audit_metrics_port=metrics_port))

@@ -164,6 +164,28 @@ def fusion(
     _out(as_json, plot, lambda: made, lambda: bench.plot(made))
 
 
+@app.command()
+def audit(
+    rsus: Annotated[int, typer.Option(min=1, help="Roadside units, 10 RSMs a second each.")] = 400,
+    seconds: Annotated[float, typer.Option(min=1, help="Of load.")] = 30,
+    participants: Annotated[float, typer.Option(min=0.1, help="An RSM, on average.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs, each with brokers of its own.")] = 3,
+    partitions: Annotated[int, typer.Option(min=1, help="Of the Kafka topics.")] = 8,
+    scene: Annotated[str, typer.Option(help="Scene whose traffic it is.")] = "motorway",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Audit a load all the time, and once in full: CPU of both as shares of ingest's."""
+    from v2x_loadtest.bench import audit as bench  # noqa: PLC0415
+    from v2x_loadtest.bench.flow import FlowOptions  # noqa: PLC0415
+
+    console = paper(stderr=as_json)
+    options = FlowOptions(rsus=rsus, seconds=seconds, participants=participants, scene=scene, partitions=partitions)
+    made = bench.run(options, rounds, lambda line: console.print(f"[dim]{line}[/dim]"))
+    _out(as_json, None, lambda: bench.as_dict(options, made), str)
+    if not as_json:
+        bench.show(made, console)
+
+
 def _flow(
     title: str,
     loads: list[int],

@@ -16,7 +16,7 @@ from v2x_loadtest.stack import Stack
 from v2x_services.settings import Settings
 
 __all__ = ["Stack", "prefixed", "up"]
-_COLOURS: Final = {"up": "white", "ingest": "cyan", "fusion": "green", "confirm": "blue"}
+_COLOURS: Final = {"up": "white", "ingest": "cyan", "fusion": "green", "confirm": "blue", "audit": "yellow"}
 _lock = threading.Lock()
 
 
@@ -39,7 +39,7 @@ def up(
     partitions: Annotated[int | None, typer.Option(help="Partitions of each topic (default 8).")] = None,
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Take free ports; run.json tells them.")] = False,
 ) -> None:
-    """Start brokers, topics, ingest, fusion and confirm; restart what dies; Ctrl-C stops all cleanly.
+    """Start brokers, topics, ingest, fusion, confirm and the standing audit; restart what dies; Ctrl-C stops all.
 
     The settings ingest_shards and fusion_workers give each several processes, standby a second one that takes
     over when the first stops or dies.
@@ -65,7 +65,8 @@ def up(
         kafka_port=0 if free_ports else 9092,
         mqtt_port=0 if free_ports else s.mqtt_port,
         metrics_ports=(0, 0) if free_ports else (s.ingest_metrics_port, s.fusion_metrics_port),
-        extra={"confirm_metrics_port": 0 if free_ports else s.confirm_metrics_port},
+        audit=True,
+        extra={} if free_ports else {f"{n}_metrics_port": s.metrics_port(n) for n in ("confirm", "audit")},
         key_file=s.key_file,
         say=prefixed,
     )

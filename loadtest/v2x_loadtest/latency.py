@@ -69,9 +69,9 @@ def join(log: Log, ledger: Ledger) -> Joined:
     sent = ledger.sent
     schema_number = np.array([log.schemas[SCHEMA_OF[code]] for code in range(len(SCHEMA_OF))], np.int64)
     device_number = np.array([log.devices[d.id] for d in ledger.devices], np.int64)
-    boot_of = np.zeros(len(log.devices.numbers), np.int64)
+    boot_of = np.zeros(len(log.devices), np.int64)
     boot_of[device_number] = [d.boot for d in ledger.devices]
-    types = len(log.schemas.numbers)
+    types = len(log.schemas)
     empty = np.zeros(0, np.int64)
     if not sent.size or not len(log):
         return Joined(empty, empty, empty)
@@ -144,8 +144,8 @@ def track_stamps(log: Log, both: Joined) -> tuple[npt.NDArray[np.bool_], I64]:
         group,
         log.column("offset")[rows],
         frame_group,
-        np.array([f.position.offset for f in log.frames], np.int64),
-        np.array([f.stamp_ms for f in log.frames], np.int64),
+        log.frames.column("offset"),
+        log.frames.column("stamp_ms"),
     )
 
 
@@ -161,16 +161,16 @@ def _tracks(out: Latency, log: Log, both: Joined) -> None:
 
 def _groups(log: Log, rows: I64) -> tuple[I64, I64]:
     """Give records and frames a number by (partition, zone) if all keys name zones, else by partition alone."""
-    zones = {frame.zone for frame in log.frames}
+    zones = log.frames.zones.list()
     keys = log.keys.list()
-    number = {zone: i + 1 for i, zone in enumerate(sorted(zones))}
+    number = {zone: i + 1 for i, zone in enumerate(zones)}
     of_key = np.array([number.get(key, 0) for key in keys] or [0], np.int64)
     zone = of_key[log.column("key")[rows]]
+    frame_zone = log.frames.column("zone") + 1
     if not zone.all():  # keys are not zones: any frame of the partition will do
-        zone = np.zeros_like(zone)
-        number = {}
+        zone, frame_zone = np.zeros_like(zone), np.zeros_like(frame_zone)
     base = len(zones) + 1
-    frame_group = np.array([f.partition * base + number.get(f.zone, 0) for f in log.frames], np.int64)
+    frame_group = log.frames.column("partition") * base + frame_zone
     return log.column("partition")[rows] * base + zone, frame_group
 
 

@@ -1,4 +1,4 @@
-"""Stack: brokers, topics, ingest, fusion and confirm as children of this process, restarted with back-off if they die.
+"""Stack: brokers, topics and services as children of this process, restarted with back-off if they die.
 
 `v2x up` runs it in the foreground; the demo and tests use the same class and inject faults with ``kill``. Everything it
 writes is in ``run_dir``: data, logs, state, ports. A broker that is given is used and neither started nor stopped.
@@ -39,6 +39,7 @@ class Stack:
         workers: int = 0,
         standby: bool = False,
         confirm: bool = True,
+        audit: bool = False,
         replication: int = 1,
         kafka_bootstrap: str | None = None,
         mqtt: tuple[str, int] | None = None,
@@ -54,7 +55,7 @@ class Stack:
         """``workers``: fusion workers of a group (0: one process alone); ``extra``: more settings (name: value).
 
         ``standby``: of fusion and of each ingest shard there are two processes, one of which stands by; ``confirm``:
-        whether reliable messages are confirmed.
+        whether reliable messages are confirmed; ``audit``: whether the standing audit runs.
 
         ``kafka``, ``mosquitto``: brokers made in another way than usual, to be started and stopped here.
         """
@@ -82,6 +83,7 @@ class Stack:
             "ingest_metrics_port": metrics_ports[0],
             "fusion_metrics_port": metrics_ports[1],
             "confirm_metrics_port": 0,
+            "audit_metrics_port": 0,
             "log_format": "human" if sys.stderr.isatty() else "json",
             **(extra or {}),
         }
@@ -96,7 +98,10 @@ class Stack:
                 for n, name in enumerate(service.name for service in ingests)
                 for i in (0, 1)
             ]
-        services = (*fusions, *ingests, *([self._service("confirm", "confirm")] if confirm else []))
+        others = [self._service("confirm", "confirm")] if confirm else []
+        if audit:
+            others.append(self._service("audit", "audit", "--standing"))
+        services = (*fusions, *ingests, *others)
         self.services = {service.name: service for service in services}
 
     def ingests(self, count: int) -> list[Service]:
@@ -193,7 +198,7 @@ class Stack:
                 process.stop()
 
     def pid(self, name: str) -> int | None:
-        """Return the pid of ``ingest``, ``fusion``, ``confirm``, ``kafka`` or ``mosquitto`` while it lives."""
+        """Return the pid of ``ingest``, ``fusion``, ``confirm``, ``kafka``, ``mosquitto`` … while it lives."""
         return self._process(name).pid
 
     def kill(self, name: str) -> int:

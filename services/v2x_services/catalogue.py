@@ -159,19 +159,32 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     Metric("v2x_confirm_faults_total", _C, "faults", (), "Faults of fetching that were survived"),
     # the standing audit
     Metric("v2x_audit_records_total", _C, "records", ("topic",), "Records taken from Kafka by this process"),
-    Metric("v2x_audit_seen_total", _C, "messages", ("type",), "Distinct messages, dead letters with a number too"),
-    Metric("v2x_audit_again_total", _C, "records", ("type",), "Repeats, halo copies, and what came too late"),
+    Metric("v2x_audit_taken_total", _C, "messages", ("by",), "Numbers taken: from summaries, dead letters, records"),
+    Metric("v2x_audit_seen_total", _C, "messages", ("type",), "Those of them that were new"),
+    Metric("v2x_audit_again_total", _C, "messages", ("type",), "Those of them that were known, or came too late"),
+    Metric("v2x_audit_unplaced_total", _C, "messages", ("type",), "Those of devices that there was no room for"),
     Metric("v2x_audit_lost_total", _C, "messages", ("type",), "Sequence numbers that did not come in time"),
-    Metric("v2x_audit_unplaced_total", _C, "records", ("type",), "Records of devices that there was no room for"),
+    Metric(
+        "v2x_audit_gap",
+        _G,
+        "messages",
+        ("state", "device", "boot", "type", "first", "last"),
+        "Numbers first to last that are missing and may still come, or are lost: the first and the newest 32",
+    ),
+    Metric("v2x_audit_missing", _G, "messages", (), "Sequence numbers that are missing and may still come"),
+    Metric("v2x_audit_checked_total", _C, "records", (), "Records of the partition that is read in full, in turn"),
+    Metric("v2x_audit_checks_total", _C, "partitions", (), "Partitions held against the summaries"),
+    Metric("v2x_audit_untold_total", _C, "messages", (), "In such a partition, and no summary tells of it"),
+    Metric("v2x_audit_untrue_total", _C, "messages", (), "A summary tells of it, and it is not in such a partition"),
+    Metric("v2x_audit_catch_ups_total", _C, "times", (), "All partitions read, since a killed ingest left some untold"),
     Metric(
         "v2x_audit_other_total", _C, "records", (), "Records that are no uplinks, and dead letters without a number"
     ),
-    Metric("v2x_audit_missing", _G, "messages", (), "Sequence numbers that are missing and may still come"),
     Metric("v2x_audit_streams", _G, "streams", (), "Devices, boots and types that are remembered"),
     Metric("v2x_audit_forgotten_total", _C, "streams", (), "Streams forgotten to make room"),
     Metric("v2x_audit_lag_records", _G, "records", ("topic",), "Records in the log beyond our position"),
     Metric("v2x_audit_skipped_total", _C, "records", ("topic",), "Records that retention took before they were read"),
-    Metric("v2x_audit_faults_total", _C, "faults", (), "Faults of fetching that were survived"),
+    Metric("v2x_audit_faults_total", _C, "faults", (), "Faults of fetching and saving that were survived"),
 )
 BY_NAME: Final[Mapping[str, Metric]] = {m.name: m for m in CATALOGUE}
 
@@ -214,7 +227,7 @@ LAWS: Final[tuple[Law, ...]] = (
     Law("confirm", "v2x_confirm_records_total", ("v2x_confirm_settled_total", "v2x_confirm_passed_over_total")),
     Law(
         "audit",
-        "v2x_audit_records_total",
-        ("v2x_audit_seen_total", "v2x_audit_again_total", "v2x_audit_unplaced_total", "v2x_audit_other_total"),
+        "v2x_audit_taken_total",
+        ("v2x_audit_seen_total", "v2x_audit_again_total", "v2x_audit_unplaced_total"),
     ),
 )

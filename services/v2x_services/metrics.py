@@ -136,6 +136,10 @@ class Metrics(Collector):
         """Set a gauge."""
         self.value(name, **labels).set(v)
 
+    def clear(self, name: str) -> None:
+        """Forget all series of a gauge whose labels come and go."""
+        self._series.pop(name, None)
+
     def observe(self, name: str, v: float, **labels: str) -> None:
         """Count one value of a histogram."""
         self.hist(name, **labels).observe(v)

@@ -14,7 +14,7 @@ from v2x.devices import DeviceTable
 from v2x.quarantine import Quarantine
 from v2x.routing import Router
 from v2x.timerules import TimeRules
-from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, MessageClass, uplink_topic
+from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, SUMMARIES, MessageClass, uplink_topic
 from v2x.zones import ZoneMap
 
 from v2x_codecs.decoder import ColumnDecoder
@@ -24,6 +24,7 @@ from v2x_services.ingest.counts import SessionCounts
 from v2x_services.ingest.pipeline import TABLES, Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
+from v2x_services.ingest.summaries import Summaries
 from v2x_services.ingest.ticks import Silence, Ticker
 from v2x_services.ingest.topics import TopicTable
 from v2x_services.metrics import Metrics
@@ -156,7 +157,13 @@ async def test_a_record_that_kafka_refuses_becomes_a_dead_letter(bench: Bench) -
     await bench.sink.drain()
     (letter,) = bench.sink.records(DEADLETTER)
     _, found = CODEC.decode_kafka(letter.value)
-    assert (found["reason"], found["device"], found["topic"]) == ("record_too_large", "RSU-1", OBSERVATIONS)
+    assert (found["reason"], found["device"], found["topic"]) == ("record_too_large", "RSU-1", topic)
+    # Its number is named, so that its sender can be told; and it can be published again as it is.
+    assert (found["type"], found["boot"], found["seq"]) == ("rsm", big["boot"], 2)
+    assert (found["payload"], found["fingerprint"]) == (
+        CODEC.encode_mqtt("rsm", big),
+        REGISTRY.get("rsm").fingerprint.hex(),
+    )
     assert found["rx_us"] == bench.clock.us
     assert bench.source.acknowledged == [(1, i) for i in ids]
     assert bench.balanced()
@@ -247,3 +254,80 @@ async def test_ticks_go_to_silent_partitions_only(bench: Bench) -> None:
     bench.clock.advance(1)
     bench.sink.append(OBSERVATIONS, 0, None, b"x" * (2 << 20), (), -1)
     assert ticker.tick() == 0  # Kafka is behind: ticks must not pile up
+
+
+def _summed_up(bench: Bench, kind: MessageClass) -> tuple[Pipeline, FakeSource, FakeSink]:
+    """Return a pipeline of its own that writes summaries."""
+    source, sink = FakeSource(), FakeSink(dict.fromkeys((*bench.sink.topics, SUMMARIES), PARTITIONS))
+    summaries = Summaries("me", bench.shared.topics, sink, CODEC, bench.clock)
+    counts = SessionCounts(bench.metrics, kind.name.lower())
+    return Pipeline(kind, bench.shared, source, sink, counts, summaries), source, sink
+
+
+def _told(sink: FakeSink) -> list[tuple[int, bool, set[tuple[str, int, int, int]]]]:
+    found = [CODEC.decode_kafka(row.value)[1] for row in sink.records(SUMMARIES)]
+    return [(s["seq"], s["final"], {(r["device"], r["code"], r["first"], r["last"]) for r in s["runs"]}) for s in found]
+
+
+async def test_a_summary_tells_what_is_durable_and_nothing_else(bench: Bench) -> None:
+    pipeline, source, sink = _summed_up(bench, MessageClass.PERISHABLE)
+    await pipeline.start()
+    sink.hold()
+    far = bench.clock.us // 1000 + 60_000
+    source.deliver(
+        [bench.rsm("RSU-1", seq) for seq in (5, 6, 7, 6, 9)]
+        + [bench.rsm("RSU-1", 10, ts_ms=far), bench.rsm("RSU-EDGE", 0)],
+        rx_us=bench.clock.us,
+    )
+    pipeline.sum_up()
+    pipeline.sum_up()  # nothing came meanwhile: no other one
+    source.deliver([bench.rsm("RSU-1", 10)], rx_us=bench.clock.us)
+    await asyncio.sleep(0)
+    assert _told(sink) == []  # Kafka has not said that it has them
+    sink.release()
+    await sink.drain()
+    first = {("RSU-1", 1, 5, 7), ("RSU-1", 1, 9, 9), ("RSU-EDGE", 1, 0, 0)}
+    assert _told(sink) == [(0, False, first)]
+    pipeline.sum_up()
+    pipeline.sum_up()  # it lives
+    pipeline.sum_up(final=True)
+    await sink.drain()
+    assert _told(sink)[1:] == [(1, False, {("RSU-1", 1, 10, 10)}), (2, False, set()), (3, True, set())]
+
+
+async def test_a_summary_does_not_tell_of_what_kafka_refused(bench: Bench) -> None:
+    pipeline, source, sink = _summed_up(bench, MessageClass.PERISHABLE)
+    await pipeline.start()
+    sink.hold()
+    sink.max_record = 4_000  # too small for its dead letter as well
+    topic, _ = bench.rsm("RSU-1", 2)
+    big = record("rsm", "RSU-1", 2, ts_ms=bench.clock.us // 1000)
+    big["participants"] = big["participants"][:1] * 250
+    many = [bench.rsm("RSU-1", seq) for seq in (0, 1)] + [(topic, CODEC.encode_mqtt("rsm", big))]
+    source.deliver([*many, bench.rsm("RSU-1", 3), bench.rsm("RSU-EDGE", 2)], rx_us=bench.clock.us)
+    pipeline.sum_up()
+    source.deliver([bench.rsm("RSU-1", 4)], rx_us=bench.clock.us)
+    sink.release()
+    await sink.drain()
+    pipeline.sum_up()
+    await sink.drain()
+    told = {("RSU-1", 1, 0, 1), ("RSU-1", 1, 3, 3), ("RSU-EDGE", 1, 2, 2)}
+    assert _told(sink) == [(0, False, told), (1, False, {("RSU-1", 1, 4, 4)})]
+    assert not sink.records(DEADLETTER)
+    source.deliver([(topic, CODEC.encode_mqtt("rsm", {**big, "seq": 5}))], rx_us=bench.clock.us)
+    await sink.drain()
+    pipeline.sum_up()  # nothing that it can tell of
+    await sink.drain()
+    assert _told(sink)[2:] == [(2, False, set())]
+
+
+async def test_summaries_outlive_a_table_of_topics_that_starts_anew_and_many_devices(bench: Bench) -> None:
+    pipeline, source, sink = _summed_up(bench, MessageClass.PERISHABLE)
+    await pipeline.start()
+    devices = [f"NEW-{i}" for i in range(200)]  # the table holds 64
+    for device in devices:
+        source.deliver([bench.rsm(device, seq) for seq in (0, 1)], rx_us=bench.clock.us)
+        await sink.drain()
+    pipeline.sum_up()
+    await sink.drain()
+    assert {run for _, _, runs in _told(sink) for run in runs} == {(device, 1, 0, 1) for device in devices}

@@ -19,7 +19,7 @@ from v2x.topics import DEADLETTER, DEVICES, HEADER_COPY, HEADER_RX, OBSERVATIONS
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.ledger import SENT
-from v2x_loadtest.audit.log import read_log
+from v2x_loadtest.audit.log import Log, read_log
 from v2x_loadtest.audit.verdict import judge
 from v2x_loadtest.score.cases import Case, make_case
 from v2x_loadtest.score.saved import from_kafka
@@ -54,7 +54,9 @@ async def test_every_record_is_read_once_and_gaps_are_found(world: str, producer
     await producer.send(DEVICES, b"junk", partition=0)
     await producer.flush()
 
-    log = await read_log(world)
+    given = Log()
+    log = await read_log(world, log=given)
+    assert log is given
     verdict = judge(log, None)
     assert len(log) == 998
     assert verdict.account.logged == 997

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from v2x_loadtest.bench import flow_report, ingest_report
+from v2x_loadtest.bench import audit, flow_report, ingest_report
 from v2x_loadtest.bench.durability import MESSAGES
 from v2x_loadtest.bench.flow import FlowOptions
 from v2x_loadtest.bench.flow import run as run_flow
@@ -105,3 +105,13 @@ def test_a_small_province(tmp_path: Path) -> None:
     flow_report.show("x", [report], Console(file=said, width=120))
     assert "keeps up" in said.getvalue()
     json.dumps(flow_report.as_json("x", [report]))
+
+
+@pytest.mark.real
+def test_the_audits_of_a_small_load() -> None:
+    (made,) = audit.run(FlowOptions(rsus=4, seconds=2, participants=10, partitions=2), 1, lambda _line: None)
+    assert made.published == made.messages == made.records == pytest.approx(80, abs=8)
+    assert (made.lost, made.standing_lost) == (0, 0)
+    assert set(made.cpu) == set(audit.PARTS)
+    assert made.cpu["ingest"] > 0
+    assert made.start > 0

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
+from aiokafka import TopicPartition
 from tests.integration.ingest_world import BOOT, Publisher, now_ms, payload, running, settings
 from v2x.audit import size
-from v2x.topics import UPLINKS, MessageClass, uplink_topic
+from v2x.topics import SUMMARIES, UPLINKS, MessageClass, uplink_topic
 
 from v2x_loadtest.audit.ledger import Ledger
 from v2x_loadtest.audit.log import read_log
@@ -182,13 +183,13 @@ async def test_a_killed_mosquitto_costs_no_reliable_message(world: str, tmp_path
                 async with asyncio.timeout(20):
                     while ingest.count("v2x_ingest_in_flight"):  # noqa: ASYNC110 - counters tell nobody
                         await asyncio.sleep(0.02)
-            log = await read_log(world)
+            log, told = await read_log(world), await read_log(world, [SUMMARIES])
             books = standing._metrics
             async with asyncio.timeout(10):
-                while any(standing._tap.next[tp] < log.ends[tp] for tp in standing._tap.next):  # noqa: ASYNC110
+                while any(standing._tap.next[TopicPartition(*at)] < end for at, end in told.ends.items()):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             for _ in range(2):
-                standing._sweep(everything=True)
+                standing.sweep(everything=True)
             books.refresh()
     verdict = judge(log, Ledger.load(ledger))
     by_type = verdict.account.by_type()

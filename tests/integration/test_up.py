@@ -76,6 +76,8 @@ def test_the_command_stops_cleanly_and_cleans_up_after_a_killed_one(zones: Path,
                 lambda up=up: up.poll() is None and (run / "run.json").exists() and (run / "run.json").read_text()
             )
             places.append(json.loads(text))
+            assert set(places[-1]["metrics"]) == {"fusion", "ingest", "confirm", "audit"}
+            assert all(places[-1]["metrics"].values())
             if sig == signal.SIGKILL:
                 (run / "run.json").unlink()
             up.send_signal(sig)

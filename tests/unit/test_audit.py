@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from v2x.audit import (
     EventRow,
-    PositionRow,
     Sightings,
     Span,
     Stream,
@@ -159,7 +158,9 @@ def test_a_broken_story_is_told(rows: list[EventRow], fault: str) -> None:
 
 
 def test_a_position_has_one_content() -> None:
-    row = PositionRow("g", 3, 10, 0, 77)
-    check = check_positions([row, row, row._replace(nth=1), row._replace(digest=78), row._replace(generation="h")])
+    # Generation, partition, offset, index, digest.
+    rows = [(0, 3, 10, 0, 77), (0, 3, 10, 0, 77), (0, 3, 10, 1, 77), (0, 3, 10, 0, 78), (1, 3, 10, 0, 78)]
+    check = check_positions(*np.array(rows, np.int64).T)
     assert (check.records, check.copies, len(check.conflicts)) == (5, 1, 1)
     assert "offset 10" in check.conflicts[0]
+    assert check_positions(*np.zeros((5, 0), np.int64)).records == 0

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from v2x.audit import PositionCheck
+from v2x.columns import Record
 from v2x.errors import ConfigError
 from v2x.topics import DEADLETTER, DEVICES, EVENTS, OBSERVATIONS, TRACKS
 
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.ledger import REPEAT, SENT, SPOILT, Ledger
-from v2x_loadtest.audit.log import Log, prefix
+from v2x_loadtest.audit.log import LeanLog, Log
 from v2x_loadtest.audit.verdict import judge
 from v2x_loadtest.latency import first_stamp_at_or_after, measure, quantiles
 
@@ -32,6 +35,12 @@ class Rec(NamedTuple):
     key: bytes
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def take(log: Log, topic: str, rows: list[Rec]) -> None:
+    """Take rows, those of one partition that follow each other at once."""
+    for partition, some in groupby(rows, lambda r: r.partition):
+        log.take(topic, partition, [Record(r.offset, r.timestamp, r.key, r.value, r.headers) for r in some])
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +129,12 @@ def frame(codec: ReferenceCodec, offset: int, ms: int, nth: int = 0) -> Rec:
 @pytest.fixture
 def log(codec: ReferenceCodec) -> Log:
     log = Log()
-    log.take(OBSERVATIONS, observations(codec))
+    take(log, OBSERVATIONS, observations(codec))
     frames = [frame(codec, 3, 125), frame(codec, 6, 220), frame(codec, 6, 260), frame(codec, 6, 221, nth=1)]
-    log.take(TRACKS, frames)
+    take(log, TRACKS, frames)
     letter = {"topic": "v2x/v1/pole/POLE-1/env/up", "device": "POLE-1", "type": "env"}
-    log.take(
+    take(
+        log,
         DEADLETTER,
         [
             Rec(0, 0, T0, b"", blank(codec, "dead_letter", reason="TRUNCATED", boot=-1, seq=-1, **letter)),
@@ -132,13 +142,6 @@ def log(codec: ReferenceCodec) -> Log:
         ],
     )
     return log
-
-
-def test_prefix_reads_strings_and_numbers(codec: ReferenceCodec) -> None:
-    value = blank(codec, "rsu_hb", device="路侧-1", boot=BOOT, seq=2**52, ts_ms=T0)
-    assert prefix(value, "slll") == ["路侧-1", BOOT, 2**52, T0]
-    with pytest.raises(IndexError):
-        prefix(value[:17], "slll")
 
 
 def test_the_account(log: Log, ledger: Ledger) -> None:
@@ -166,9 +169,30 @@ def test_without_a_ledger_the_gap_is_found(log: Log) -> None:
 
 def test_strange_records_are_told(codec: ReferenceCodec) -> None:
     log = Log()
-    log.take(OBSERVATIONS, [Rec(0, 0, T0, b"", b"junk"), Rec(0, 1, T0, b"", b"\0\xff\xff\xff\xff")])
-    log.take(DEVICES, [Rec(0, 0, T0, b"", blank(codec, "rsu_hb")[:6])])
+    take(log, OBSERVATIONS, [Rec(0, 0, T0, b"", b"junk"), Rec(0, 1, T0, b"", b"\0\xff\xff\xff\xff")])
+    take(log, DEVICES, [Rec(0, 0, T0, b"", blank(codec, "rsu_hb")[:6])])
     assert judge(log, None).strange == {OBSERVATIONS: 2, DEVICES: 1}
+
+
+@pytest.mark.parametrize("kind", [Log, LeanLog])
+def test_a_log_does_not_print_its_columns(kind: type[Log]) -> None:
+    assert len(repr(kind())) < 100
+
+
+def test_of_frames_one_in_a_few_is_kept_by_zone(codec: ReferenceCodec) -> None:
+    head = {"generation": GEN, "partition": 0, "index": 0}
+    made = [
+        blank(codec, "track_frame", **head, offset=i, zone=f"zone-{i % 2}", event_ms=T0 + 50 * (i // 2), inputs=i)
+        for i in range(20)
+    ]
+    for log, kept in ((Log(), [0, 1, 8, 9, 16, 17]), (LeanLog(), [])):
+        take(log, TRACKS, [Rec(0, i, T0, b"", value) for i, value in enumerate([*made, made[-1], b"junk"])])
+        frames = log.frames.of({"zone-0", "zone-1", "zone-2"})
+        assert [(f.zone, f.event_ms) for f in frames[:3]] == [("zone-0", T0), ("zone-1", T0), ("zone-0", T0 + 50)]
+        assert [f.value for f in frames if f.value is not None] == [made[i] for i in kept]
+        assert len(log.frames.of({"zone-1"})) == 11
+        assert log.strange == {TRACKS: 1}
+        assert judge(log, None).frames == PositionCheck(records=21, copies=1)
 
 
 def test_frames_that_differ_at_one_position_are_a_conflict(log: Log, ledger: Ledger) -> None:
@@ -202,7 +226,7 @@ def test_event_latency_is_from_the_message_that_made_it(codec: ReferenceCodec, l
     by_position = event("b", 230, offset=7, trigger_device="")
     by_tick = event("c", 250, offset=8)
     repeated = event("a", 900, offset=6, trigger_device="RSU-1", trigger_ts_ms=T0 + 180)
-    log.take(EVENTS, [by_trigger, by_position, by_tick, repeated])
+    take(log, EVENTS, [by_trigger, by_position, by_tick, repeated])
     got = measure(log, ledger)
     assert got.events == {"a": pytest.approx(40), "b": pytest.approx(-170)}
     assert got.untraced == 1

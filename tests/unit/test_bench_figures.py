@@ -19,8 +19,8 @@ from v2x.errors import ConfigError
 from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_loadtest.audit.ledger import SENT, Ledger, LedgerDevice
-from v2x_loadtest.bench import ingest_report
-from v2x_loadtest.bench.flow import is_flat, room_for
+from v2x_loadtest.bench import audit, ingest_report
+from v2x_loadtest.bench.flow import FlowOptions, is_flat, room_for
 from v2x_loadtest.bench.harness import Results, as_dict, plot_of, show
 from v2x_loadtest.bench.ingest import (
     IngestOptions,
@@ -231,3 +231,19 @@ def test_an_adapter_file(tmp_path: Path) -> None:
         chosen("none", [path])
     with pytest.raises(ConfigError, match="no peer is called nobody; there are mq-bridge"):
         chosen("nobody", [])
+
+
+def test_the_audits_are_told_as_shares_of_what_ingest_took() -> None:
+    rounds = [
+        audit.AuditRound(1000, 1000, 990, {"ingest": 2.0, "standing": s, "full": 0.5}, 1.0, 10, 9)
+        for s in (0.02, 0.06, 0.04)
+    ]
+    made = json.loads(json.dumps(audit.as_dict(FlowOptions(rsus=7), rounds)))
+    assert (made["shares"], made["rsus"]) == ({"standing": 0.02, "full": 0.25}, 7)
+    assert made["rounds"][1]["shares"]["standing"] == 0.03
+    assert (made["rounds"][0]["lost"], made["rounds"][0]["standing_lost"]) == (10, 9)
+    console = Console(file=io.StringIO(), width=100)
+    audit.show(rounds, console)
+    text = console.file.getvalue()
+    assert "1.0% – 3.0%" in text
+    assert "3,000 messages; lost 30, by the standing audit 27" in text

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from v2x.audit import PositionRow
 
+from v2x_loadtest.audit.frames import Frame
 from v2x_loadtest.audit.ledger import SENT, Ledger, LedgerDevice
-from v2x_loadtest.audit.log import Frame, Log, Stamped
+from v2x_loadtest.audit.log import Log, Stamped
 from v2x_loadtest.scene import TruthEvent
 from v2x_loadtest.scene.synthetic import synthetic_scene
 from v2x_loadtest.score import score
@@ -83,7 +83,7 @@ def world(truth: Truth, ledger: Ledger, change: Any = None) -> list[Frame]:
         if change is not None:
             change(value, k)
         blob = json.dumps(value).encode()
-        frames.append(Frame(0, event_ms, PositionRow("g", 0, k, 0, 0), "z", event_ms, k, blob))
+        frames.append(Frame("z", event_ms, blob))
     return frames
 
 
@@ -153,7 +153,7 @@ def test_frames_a_little_apart_are_brought_to_one_instant(truth: Truth) -> None:
     east_at_20 = {"track": [7], "lat": [315_000_000], "lon": [1_203_000_000], "speed": [1000], "heading": [7200]}
     nothing: dict[str, Any] = {"track": [], "lat": [], "lon": [], "speed": [], "heading": []}
     frames = [
-        Frame(0, at, PositionRow("g", 0, 0, 0, 0), zone, at, 0, json.dumps({"event_ms": at, **value}).encode())
+        Frame(zone, at, json.dumps({"event_ms": at, **value}).encode())
         for zone, at, value in (("a", T0 + 10, east_at_20), ("b", T0 + 60, nothing))
     ]
     ((when, seen),) = samples(frames, json.loads, truth)[0].items()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from sys import intern
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ import numpy.typing as npt
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from v2x.audit import EventRow, PositionRow
-from v2x.errors import BrokerError
+from v2x.audit import EventRow
+from v2x.columns import Record, Records
+from v2x.errors import BrokerError, V2XError
 from v2x.topics import (
     DEADLETTER,
     DEVICES,
@@ -26,53 +26,26 @@ from v2x.topics import (
     LINKS,
     OBSERVATIONS,
     TRACKS,
-    UPLINKS,
 )
 
-from v2x_codecs.framing import unframe_kafka
+from v2x_codecs.envelopes import UPLINK_SCHEMAS, EnvelopeReader
+from v2x_codecs.framing import KAFKA_HEADER, unframe_kafka
+from v2x_codecs.heads import ABSENT, heads
 from v2x_codecs.reference import read
 from v2x_codecs.registry import Registry
+from v2x_loadtest.audit.frames import Frames
+from v2x_loadtest.audit.names import Names
+from v2x_services.fusion.fetch import LogFetcher
 
 I64 = npt.NDArray[np.int64]
 UPLINK_TOPICS: Final = (OBSERVATIONS, GANTRY, DEVICES)
 TOPICS: Final = (*UPLINK_TOPICS, DEADLETTER, TRACKS, EVENTS, LINKS)
-UPLINK_SCHEMAS: Final = frozenset(row.schema for row in UPLINKS)
-FRAME_KEEP_MS: Final = 200  # full frames are kept at 5 Hz of event time a zone: enough to score, little to hold
-_COLUMNS: Final = ("topic", "partition", "offset", "stamp_ms", "schema", "device", "boot", "seq", "ts_ms", "rx_us")
+_COLUMNS: Final = (
+    "topic", "partition", "offset", "stamp_ms", "schema", "device", "boot", "seq", "ts_ms", "rx_us", "key"
+)  # fmt: skip
+_PACE_S: Final = (0.0, 0.0)
+_PARTITION_BYTES: Final = 1 << 20  # of one fetch
 _QUIET_S: Final = 30.0  # a reader that gets nothing for so long gives up
-
-
-def prefix(value: bytes, shape: str, at: int = 5) -> list[Any]:
-    """Decode the first fields of an Avro body: ``s`` a string, ``l`` a number; IndexError if it ends too early."""
-    out: list[Any] = []
-    for kind in shape:
-        shift = number = 0
-        while True:
-            byte = value[at]
-            at += 1
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-        number = (number >> 1) ^ -(number & 1)
-        if kind == "s":
-            out.append(value[at : at + number].decode())
-            at += number
-        else:
-            out.append(number)
-    return out
-
-
-class Frame(NamedTuple):
-    """A track frame's head; ``value`` is kept for one in a few only."""
-
-    partition: int
-    stamp_ms: int
-    position: PositionRow
-    zone: str
-    event_ms: int
-    inputs: int
-    value: bytes | None
 
 
 class Stamped(NamedTuple):
@@ -84,21 +57,7 @@ class Stamped(NamedTuple):
     value: dict[str, Any]
 
 
-class Names:
-    """Strings as numbers."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def __getitem__(self, name: str) -> int:
-        return self.numbers.setdefault(name, len(self.numbers))
-
-    def list(self) -> list[str]:
-        """Return the names in the order of their numbers."""
-        return list(self.numbers)
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # Python 3.11's asyncio.run makes the repr of what a coroutine returned, unasked
 class Log:
     """What the topics hold. ``uplinks`` are columns, one row a record; copies to halo zones are left out."""
 
@@ -107,18 +66,23 @@ class Log:
     schemas: Names = field(default_factory=Names)
     topics: Names = field(default_factory=Names)
     keys: Names = field(default_factory=Names)
-    columns: dict[str, array[int]] = field(default_factory=lambda: {name: array("q") for name in (*_COLUMNS, "key")})
+    columns: dict[str, array[int]] = field(default_factory=lambda: {name: array("q") for name in _COLUMNS})
     halo_copies: int = 0
     others: dict[str, int] = field(default_factory=dict)  # records of observations that are no uplinks, by schema
     strange: dict[str, int] = field(default_factory=dict)  # records that nothing of ours would write, by topic
     dead: list[Stamped] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
+    frames: Frames = field(default_factory=Frames)
     events: list[Stamped] = field(default_factory=list)
     event_rows: list[EventRow] = field(default_factory=list)
     links: list[Stamped] = field(default_factory=list)
     ends: dict[tuple[str, int], int] = field(default_factory=dict)
 
-    _kept: dict[str, int] = field(default_factory=dict)
+    _reader: EnvelopeReader = field(init=False)
+    _schema_of: I64 = field(init=False)  # by the reader's numbers
+
+    def __post_init__(self) -> None:
+        self._reader = EnvelopeReader(self.registry)
+        self._schema_of = np.array([self.schemas[name] for name in self._reader.schemas], np.int64)
 
     def column(self, name: str) -> I64:
         """Return a column of the uplinks."""
@@ -127,66 +91,73 @@ class Log:
     def __len__(self) -> int:
         return len(self.columns["offset"])
 
-    def take(self, topic: str, records: Iterable[Any]) -> None:
-        """Take in records of one topic and partition, in order; they are as aiokafka hands them over."""
+    def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        """Take in records of one partition, in order."""
+        columns = Records.of(records)
         if topic in UPLINK_TOPICS:
-            for record in records:
-                self._uplink(topic, record)
-        elif topic == TRACKS:
-            for record in records:
-                self._frame(record)
-        elif topic in {EVENTS, LINKS, DEADLETTER}:
-            for record in records:
-                self._decoded(topic, record)
-
-    def _uplink(self, topic: str, record: Any) -> None:
-        value: bytes = record.value or b""
-        try:
-            name = self.registry.by_id(int.from_bytes(value[1:5], "big")).name if value[:1] == b"\0" else ""
-            head = prefix(value, "slll") if name in UPLINK_SCHEMAS else None
-        except Exception:  # noqa: BLE001 - whatever it is, it is strange, and the audit says so
-            name, head = "", None
-        if head is None:
-            book, key = (self.others, name) if name else (self.strange, topic)
-            book[key] = book.get(key, 0) + 1
+            self._uplinks(topic, partition, columns)
             return
-        rx = 0
-        for header, content in record.headers:
-            if header == HEADER_COPY:
-                self.halo_copies += 1
-                return
-            if header == HEADER_RX:
-                rx = int.from_bytes(content, "big")
-        device, boot, seq, ts_ms = head
+        if topic == TRACKS:
+            strange = len(columns) - self.frames.take(partition, columns)
+            if strange:
+                self.strange[topic] = self.strange.get(topic, 0) + strange
+            return
+        at = 0
+        numbers = np.stack((columns.offset, columns.stamp_ms, columns.size), axis=1)
+        for offset, stamp_ms, size in numbers.tolist():
+            value = columns.values[at : at + size]
+            at += size
+            if topic in {EVENTS, LINKS, DEADLETTER}:
+                self._decoded(topic, partition, offset, stamp_ms, value)
+
+    def _uplinks(self, topic: str, partition: int, records: Records) -> None:
+        found = self._reader.read(records.values, records.size)
+        if len(found.index) < len(records):
+            self._others(topic, records, found.index)
+        head = heads(records, (HEADER_COPY, HEADER_RX))
+        copied, rx_us = head.numbers[:, found.index]
+        ours = copied == ABSENT
+        self.halo_copies += int(np.count_nonzero(~ours))
+        index = found.index[ours]
+        size = (len(index),)
         row = (
-            self.topics[topic],
-            record.partition,
-            record.offset,
-            record.timestamp,
-            self.schemas[name],
-            self.devices[device],
-            boot,
-            seq,
-            ts_ms,
-            rx,
+            np.full(size, self.topics[topic]),
+            np.full(size, partition),
+            records.offset[index],
+            records.stamp_ms[index],
+            self._schema_of[found.schema[ours]],
+            self.devices.take(records.values, found.device_at[ours], found.device_size[ours]),
+            found.boot[ours],
+            found.seq[ours],
+            found.ts_ms[ours],
+            np.maximum(rx_us[ours], 0),
+            self.keys.take(head.heap, head.key_at[index], head.key_size[index]),
         )
-        for column, number in zip(_COLUMNS, row, strict=True):
-            self.columns[column].append(number)
-        self.columns["key"].append(self.keys[(record.key or b"").decode("utf-8", "replace")])
+        for name, column in zip(self.columns, row, strict=True):
+            self.columns[name].frombytes(column.astype(np.int64, copy=False).tobytes())
 
-    def _frame(self, record: Any) -> None:
-        value: bytes = record.value
-        generation, partition, offset, nth, zone, event_ms, _stream, inputs = prefix(value, "slllslll")
-        keep = event_ms // FRAME_KEEP_MS > self._kept.get(zone, -1)
-        if keep:
-            self._kept[zone] = event_ms // FRAME_KEEP_MS
-        position = PositionRow(generation, partition, offset, nth, hash(value))
-        self.frames.append(
-            Frame(partition, record.timestamp, position, zone, event_ms, inputs, value if keep else None)
-        )
+    def _others(self, topic: str, records: Records, uplinks: I64) -> None:
+        """Count records that are no uplinks."""
+        size = np.delete(records.size, uplinks)
+        at = np.delete(np.cumsum(records.size) - records.size, uplinks)
+        heap = np.frombuffer(records.values, np.uint8)
+        framed = at[size >= KAFKA_HEADER]
+        framed = framed[heap[framed] == 0]
+        ids = heap[framed[:, None] + np.arange(1, KAFKA_HEADER)].astype(np.int64) @ (256 ** np.arange(3, -1, -1))
+        strange = len(size)
+        for number, n in zip(*(x.tolist() for x in np.unique(ids, return_counts=True)), strict=True):
+            try:
+                name = self.registry.by_id(number).name
+            except V2XError:
+                continue
+            if name not in UPLINK_SCHEMAS:
+                self.others[name] = self.others.get(name, 0) + n
+                strange -= n
+        if strange:
+            self.strange[topic] = self.strange.get(topic, 0) + strange
 
-    def _decoded(self, topic: str, record: Any) -> None:
-        row = Stamped(record.partition, record.offset, record.timestamp, self.decode(record.value))
+    def _decoded(self, topic: str, partition: int, offset: int, stamp_ms: int, raw: bytes) -> None:
+        row = Stamped(partition, offset, stamp_ms, self.decode(raw))
         if topic == DEADLETTER:
             self.dead.append(row)
         elif topic == LINKS:
@@ -195,21 +166,18 @@ class Log:
             value = row.value
             self.events.append(row)
             head = (value["event_id"], value["revision"], value["status"])
-            self.event_rows.append(EventRow(*head, hash(record.value), record.partition))
+            self.event_rows.append(EventRow(*head, hash(raw), partition))
 
     def decode(self, value: bytes) -> dict[str, Any]:
         """Decode a whole record by fastavro, without range checks: what fusion wrote is taken at its word."""
         return read(self.registry, *unframe_kafka(self.registry, value))
 
 
+@dataclass(slots=True, repr=False)
 class LeanLog(Log):
-    """A log without the values of frames, and with each name once: of a long run the others would not fit in memory."""
+    """A log without the values of frames: of a long run they would not fit in memory."""
 
-    def _frame(self, record: Any) -> None:
-        Log._frame(self, record)  # noqa: SLF001 - a dataclass with slots has no super()
-        frame = self.frames[-1]
-        position = frame.position._replace(generation=intern(frame.position.generation))
-        self.frames[-1] = frame._replace(value=None, zone=intern(frame.zone), position=position)
+    frames: Frames = field(default_factory=lambda: Frames(keep=False))
 
 
 async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS, log: Log | None = None) -> Log:
@@ -217,55 +185,48 @@ async def read_log(bootstrap: str, topics: Sequence[str] = TOPICS, log: Log | No
 
     They are read into ``log`` if it is given.
     """
-    log = log or Log()
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        check_crcs=False,
-        max_partition_fetch_bytes=8 << 20,
-        fetch_max_bytes=64 << 20,
-    )
+    log = Log() if log is None else log  # an empty one is false
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="none")
+    fetcher = LogFetcher(bootstrap, "v2x-audit", _PACE_S, _PARTITION_BYTES)
     try:
         await consumer.start()
+        await fetcher.start()
         for topic, partitions in (await topic_partitions(bootstrap, topics)).items():
-            await _read_topic(consumer, topic, partitions, log)
+            tps = [TopicPartition(topic, number) for number in partitions]
+            start, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+            log.ends.update({(tp.topic, tp.partition): end[tp] for tp in tps})
+            await _read_topic(fetcher, {tp: start[tp] for tp in tps if end[tp] > start[tp]}, end, log)
     except KafkaError as error:
         msg = f"Kafka at {bootstrap} could not be read: {error!r}"
         raise BrokerError(msg) from error
     finally:
+        await fetcher.stop()
         await consumer.stop()
     return log
 
 
-async def _read_topic(consumer: AIOKafkaConsumer, topic: str, partitions: Sequence[int], log: Log) -> None:
+async def _read_topic(
+    fetcher: LogFetcher, start: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int], log: Log
+) -> None:
     """Read one topic to its end; one at a time, so that little is buffered."""
-    tps = [TopicPartition(topic, number) for number in partitions]
-    start, end = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
-    log.ends.update({(tp.topic, tp.partition): end[tp] for tp in tps})
-    todo = {tp for tp in tps if end[tp] > start[tp]}
-    if not todo:
-        return
-    consumer.assign(sorted(todo))
-    for tp in todo:
-        consumer.seek(tp, start[tp])
+    todo = set(start)
+    await fetcher.begin(start)
     loop = asyncio.get_running_loop()
     heard = loop.time()
     while todo:
-        batch = await consumer.getmany(timeout_ms=500, max_records=20_000)
+        batch = await fetcher.getmany(0.5)
         for tp, records in batch.items():
-            log.take(topic, (record for record in records if record.offset < end[tp]))
-            if records[-1].offset >= end[tp] - 1:
-                todo.discard(tp)
+            whole = int(records.offset[-1]) < end[tp]
+            log.take(tp.topic, tp.partition, records if whole else records[: np.searchsorted(records.offset, end[tp])])
         if batch:
             heard = loop.time()
         elif loop.time() - heard > _QUIET_S:
-            msg = f"{topic}: nothing came for {_QUIET_S:.0f} s although records are left"
+            msg = f"{', '.join(tp.topic for tp in todo)}: nothing came for {_QUIET_S:.0f} s although records are left"
             raise BrokerError(msg)
         # A partition may end in a record that is not handed out (a batch that was aborted, or compacted away).
-        for tp in list(todo):
-            if await consumer.position(tp) >= end[tp]:
-                todo.discard(tp)
+        for tp in [tp for tp in todo if fetcher.position(tp) >= end[tp]]:
+            todo.remove(tp)
+            fetcher.leave(tp)
 
 
 async def topic_partitions(bootstrap: str, topics: Sequence[str]) -> dict[str, list[int]]:

@@ -27,16 +27,16 @@ Records = dict[tuple[str, int], list[Record]]
 async def read_all(bootstrap: str) -> tuple[Log, Records]:
     """Read the topics once; return the log's columns, and the records that fusion reads and writes."""
     log, records = Log(), defaultdict[tuple[str, int], list[Record]](list)
-    taken: list[Any] = []
+    taken: list[Record] = []
     where = ("", -1)
     async for m in follow(bootstrap, TOPICS, last=None, to_end=True):
         if (m.topic, m.partition) != where:
-            log.take(where[0], taken)
+            log.take(*where, taken)
             where, taken = (m.topic, m.partition), []
-        taken.append(m)
+        taken.append(Record(m.offset, m.timestamp, m.key, m.value, m.headers))
         if m.topic == OBSERVATIONS or m.topic in OUT:
-            records[where].append(Record(m.offset, m.timestamp, m.key, m.value, m.headers))
-    log.take(where[0], taken)
+            records[where].append(taken[-1])
+    log.take(*where, taken)
     return log, records
 
 

@@ -17,6 +17,7 @@ from v2x.audit import (
     Unreadable,
     check_events,
     check_positions,
+    distinct,
     settle,
 )
 from v2x.errors import TopicError
@@ -115,7 +116,9 @@ def judge(log: Log, ledger: Ledger | None) -> Verdict:
     return Verdict(
         account=settle(sightings, unreadable, ledger=ledger is not None),
         events=check_events(log.event_rows),
-        frames=check_positions([frame.position for frame in log.frames]),
+        frames=check_positions(
+            *(log.frames.column(name) for name in ("generation", "input", "offset", "nth", "digest"))
+        ),
         by_topic={name: int(counts[topics.index(name)]) if name in topics else 0 for name in UPLINK_TOPICS},
         halo_copies=log.halo_copies,
         strange=dict(log.strange),
@@ -151,11 +154,10 @@ def _logged(log: Log, sightings: dict[Stream, Sightings]) -> tuple[int, int]:
     """Fill in what is in the topics; return how many uplinks fusion has not spoken after, and how many it was given."""
     devices, schemas, topics = log.devices.list(), log.schemas.list(), log.topics.list()
     seq, device, boot, schema = (log.column(name) for name in ("seq", "device", "boot", "schema"))
-    said: dict[int, int] = {}
-    for frame in log.frames:
-        said[frame.partition] = max(said.get(frame.partition, -1), frame.position.offset)
     partition, offset = log.column("partition"), log.column("offset")
-    reach = np.array([said.get(n, -1) for n in range(int(partition.max(initial=-1)) + 1)], np.int64)
+    speaks = log.frames.column("partition")
+    reach = np.full(max(int(partition.max(initial=-1)), int(speaks.max(initial=-1))) + 1, -1, np.int64)
+    np.maximum.at(reach, speaks, log.frames.column("offset"))
     road = log.column("topic") == (topics.index(OBSERVATIONS) if OBSERVATIONS in topics else -1)
     taken = road & (offset <= reach[partition]) if partition.size else road
     behind = observed = 0
@@ -164,9 +166,9 @@ def _logged(log: Log, sightings: dict[Stream, Sightings]) -> tuple[int, int]:
         seen = sightings[Stream(devices[device[first]], int(boot[first]), schemas[schema[first]])]
         seen.logged = seq[rows]
         seen.fused = seq[rows[taken[rows]]]
-        given = np.unique(seq[rows[road[rows]]])
+        given = distinct(seq[rows[road[rows]]])
         observed += given.size
-        behind += given.size - np.unique(seen.fused).size
+        behind += given.size - distinct(seen.fused).size
     return behind, observed
 
 

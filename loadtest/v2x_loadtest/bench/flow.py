@@ -193,7 +193,7 @@ def run(options: FlowOptions, folder: Path, say: Say) -> FlowReport:
             del load
             _watch(stack, publishing, t0_us, options, report)
             summary = publishing.summary()
-        report.drained = _drain(stack)
+        report.drained = drain(stack)
         report.restarts = dict(stack.restarts)
         say("reading the log")
         log = asyncio.run(read_log(stack.kafka_bootstrap, _TOPICS, LeanLog()))
@@ -252,12 +252,17 @@ def _watch(stack: Stack, publishing: Publishing, t0_us: int, options: FlowOption
 
 
 def _lag(stack: Stack) -> dict[str, float]:
-    found = asyncio.run(_scrape(stack))
+    found = metrics(stack)
     return {
         "lag": found.get("v2x_fusion_lag_records", -1.0),
         "in_flight": found.get("v2x_ingest_in_flight", -1.0),
         "tracks": found.get("v2x_fusion_tracks", -1.0),
     }
+
+
+def metrics(stack: Stack) -> dict[str, float]:
+    """Return what all services tell of themselves, each metric's series added up."""
+    return asyncio.run(_scrape(stack))
 
 
 async def _scrape(stack: Stack) -> dict[str, float]:
@@ -269,7 +274,7 @@ async def _scrape(stack: Stack) -> dict[str, float]:
     return out
 
 
-def _drain(stack: Stack) -> bool:
+def drain(stack: Stack) -> bool:
     """Wait until nothing is in flight and fusion is at the end of its log."""
     deadline, quiet = time.monotonic() + _DRAIN_S, 0
     while time.monotonic() < deadline:

@@ -15,10 +15,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from v2x.errors import BrokerError
 
-from v2x_loadtest.audit.log import prefix
+from v2x_codecs.envelopes import envelope_of
+from v2x_codecs.framing import KAFKA_HEADER, MQTT_HEADER
 
-_MQTT_HEADER: Final = 10
-_KAFKA_HEADER: Final = 5
 _QUIET_S: Final = 20.0
 _SEQ_BITS: Final = 24
 Ends = dict[TopicPartition, int]
@@ -44,11 +43,10 @@ def identity(value: bytes, payload: str) -> tuple[str, int] | None:
         if payload == "influx":
             field = value.partition(b'value="')[2].partition(b'"')[0]
             value = base64.b64decode(field, validate=True)
-        at = _KAFKA_HEADER if payload == "kafka" else _MQTT_HEADER
-        device, _boot, seq, _ts = prefix(value, "slll", at)
-    except (ValueError, IndexError):
+    except ValueError:
         return None
-    return device, seq
+    found = envelope_of(value, KAFKA_HEADER if payload == "kafka" else MQTT_HEADER)
+    return None if found is None else (found[0], found[2])
 
 
 class Topics:

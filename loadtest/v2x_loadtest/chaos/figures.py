@@ -150,9 +150,8 @@ def set_right(log: Log, near_ms: int) -> None:
     def right(stamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return near_ms + (stamps - near_ms + HOUR_MS // 2) % HOUR_MS - HOUR_MS // 2
 
-    log.columns["stamp_ms"] = array("q", right(log.column("stamp_ms")).tolist())
-    stamps = right(np.array([frame.stamp_ms for frame in log.frames], np.int64)).tolist()
-    log.frames = [frame._replace(stamp_ms=stamp) for frame, stamp in zip(log.frames, stamps, strict=True)]
+    for of in (log, log.frames):
+        of.columns["stamp_ms"] = array("q", right(of.column("stamp_ms")).tolist())
 
 
 def limit_ms(before_ms: float) -> float:

@@ -75,10 +75,9 @@ def score(log: Log, scene: Scene, ledger: Ledger) -> Score:
     window = ledger.window_s()
     zones = {zone["id"] for zone in scene.zones["zones"]}
     events = [record for record in log.events if record.value["zone"] in zones]
-    frames = [frame for frame in log.frames if frame.zone in zones]
     return Score(
         events=score_events(events, truth, ledger, window),
-        tracks=score_tracks(frames, log.decode, truth, ledger, window),
+        tracks=score_tracks(log.frames.of(zones), log.decode, truth, ledger, window),
         travel=score_travel(log.links, scene, ledger),
         ledger=ledger,
         window_s=window,

@@ -16,14 +16,14 @@ import motmetrics
 import numpy as np
 import numpy.typing as npt
 
+from v2x_loadtest.audit.frames import KEEP_MS, Frame
 from v2x_loadtest.audit.ledger import Ledger
-from v2x_loadtest.audit.log import FRAME_KEEP_MS, Frame
 from v2x_loadtest.score.gospa import CUT_M, counted, gospa
 from v2x_loadtest.score.truth import Truth
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
-SAMPLE_MS: Final = FRAME_KEEP_MS
+SAMPLE_MS: Final = KEEP_MS
 NEAR_MS: Final = 75  # a zone's frame may be this far from the sample's time
 BIRTH_S: Final = 0.5  # after the window begins: sensors were just switched on, tracks need some scans
 _METRICS: Final = (

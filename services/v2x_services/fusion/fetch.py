@@ -48,9 +48,15 @@ _REQUEST_MS: Final = 10_000
 class LogFetcher:
     """Reads partitions; all methods belong to one event loop."""
 
-    def __init__(self, bootstrap: str, client_id: str = "v2x-fusion-log", pace_s: tuple[float, float] = PACE_S) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        client_id: str = "v2x-fusion-log",
+        pace_s: tuple[float, float] = PACE_S,
+        partition_bytes: int = PARTITION_BYTES,
+    ) -> None:
         """``pace_s``: in place of ``PACE_S``, for readers in no hurry; behind the log they hurry all the same."""
-        self._pace_s = pace_s
+        self._pace_s, self._partition_bytes = pace_s, partition_bytes
         self._client: Any = AIOKafkaClient(
             bootstrap_servers=bootstrap, client_id=client_id, request_timeout_ms=_REQUEST_MS, metadata_max_age_ms=60_000
         )
@@ -92,6 +98,16 @@ class LogFetcher:
         self._next[tp] = offset
         self._ready.pop(tp, None)
         self._wake.set()
+
+    def leave(self, tp: TopicPartition) -> None:
+        """Fetch a partition no more."""
+        self._next.pop(tp, None)
+        self._ready.pop(tp, None)
+
+    def position(self, tp: TopicPartition) -> int:
+        """Return the offset from which on ``getmany`` will return a partition."""
+        ready = self._ready.get(tp)
+        return self._next[tp] if ready is None else int(ready.offset[0])
 
     def highwater(self, tp: TopicPartition) -> int | None:
         """Return the end of a partition as its broker last said."""
@@ -157,7 +173,7 @@ class LogFetcher:
             return
         parts: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for tp, offset in asked.items():
-            parts[tp.topic].append((tp.partition, offset, PARTITION_BYTES))
+            parts[tp.topic].append((tp.partition, offset, self._partition_bytes))
         sent, patience = loop.time(), self._patience[node]
         try:
             async with asyncio.timeout(patience.seconds):

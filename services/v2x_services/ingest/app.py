@@ -7,6 +7,7 @@ have a session, a ledger, a Receive Maximum and a producer each.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -16,7 +17,7 @@ from v2x.quarantine import Quarantine, QuarantineLimits
 from v2x.routing import Router
 from v2x.shards import Shard, known_devices
 from v2x.timerules import TimeLimits, TimeRules
-from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, MessageClass
+from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, SUMMARIES, MessageClass
 from v2x.zones import ZoneMap
 
 from v2x_codecs.decoder import ColumnDecoder
@@ -31,6 +32,7 @@ from v2x_services.ingest.onboarding import Onboarding
 from v2x_services.ingest.pipeline import TABLES, Pipeline, Shared
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
+from v2x_services.ingest.summaries import Summaries
 from v2x_services.ingest.ticks import Silence, Ticker
 from v2x_services.ingest.topics import SESSION_NAMES, TopicTable, session_filters
 from v2x_services.kafka import KafkaSink
@@ -41,12 +43,14 @@ from v2x_services.settings import Settings
 
 log = structlog.get_logger("ingest")
 
-WRITES: Final = (OBSERVATIONS, GANTRY, DEVICES, DEADLETTER)
+WRITES: Final = (OBSERVATIONS, GANTRY, DEVICES, DEADLETTER, SUMMARIES)
 _WATCH_S: Final = 5.0
+SUMMARY_S: Final = 1.0
 _BAD_SHARE: Final = 0.5  # of all messages in a watch interval: alert, and not ready
 _BAD_LEAST: Final = 100  # fewer messages say nothing
 _LOOK_S: Final = 0.05
 _DRAIN_S: Final = 10.0
+_LAST_S: Final = 2.0  # for the last summaries
 _GRACE_MS: Final = 60_000  # beyond the outage budget
 
 
@@ -164,7 +168,8 @@ class Ingest:
             if kind is MessageClass.PERISHABLE and not self._shard.alone:
                 self._onboarding = Onboarding(self._shard, known, source, leaving=self._leaving)
                 shared.topics.on_first = self._onboarding.first
-            pipeline = Pipeline(kind, shared, source, sink, SessionCounts(self._metrics, name))
+            summaries = Summaries(self._session_name(kind), shared.topics, sink, codec, self._clock)
+            pipeline = Pipeline(kind, shared, source, sink, SessionCounts(self._metrics, name), summaries)
             self._pipelines.append(pipeline)
             await pipeline.start()
         self._ticker = Ticker(s.ingest_id, self._sinks[MessageClass.PERISHABLE], silence, codec, self._clock, s.tick_ms)
@@ -180,7 +185,7 @@ class Ingest:
             zones=self._zones.name,
         )
         async with asyncio.TaskGroup() as group:
-            working = [group.create_task(self._ticker.run()), group.create_task(self._watch())]
+            working = [group.create_task(work) for work in (self._ticker.run(), self._sum_up(), self._watch())]
             if self._turn is not None:
                 while self._turn.beat():  # noqa: ASYNC110 - a file tells nobody
                     await asyncio.sleep(BEAT_S)
@@ -207,14 +212,17 @@ class Ingest:
         except OSError as e:
             raise ConfigError(f"cannot stand by: {path}: {e}; give another state_dir (V2X_STATE_DIR)") from e
 
-    def _mqtt(self, kind: MessageClass, wanted: tuple[str, ...]) -> MqttConfig:
-        s = self._settings
+    def _session_name(self, kind: MessageClass) -> str:
         # Named by the set of shards too: of two sets that run side by side, each has sessions of its own.
         place = "0" if self._shard.alone else f"{self._shard.index}of{self._shard.count}"
+        return f"v2x-{self._settings.ingest_id}-{place}-{SESSION_NAMES[kind]}"
+
+    def _mqtt(self, kind: MessageClass, wanted: tuple[str, ...]) -> MqttConfig:
+        s = self._settings
         return MqttConfig(
             host=s.mqtt_host,
             port=s.mqtt_port,
-            client_id=f"v2x-{s.ingest_id}-{place}-{SESSION_NAMES[kind]}",
+            client_id=self._session_name(kind),
             filters=() if self._leaving else wanted,
             dropped=wanted if self._leaving else (),
             receive_maximum=s.receive_maximum,
@@ -243,6 +251,13 @@ class Ingest:
         for source in sources:
             source.end_session = True
         log.info("left: sessions ended, nothing queued", shard=str(self._shard), taken=int(taken))
+
+    async def _sum_up(self) -> None:
+        """Tell in the log what was written to it, once a second (``summaries``)."""
+        while True:
+            await asyncio.sleep(SUMMARY_S)
+            for pipeline in self._pipelines:
+                pipeline.sum_up()
 
     async def _watch(self) -> None:
         """Raise an alarm while a large share of all messages is bad; acknowledging goes on."""
@@ -275,7 +290,12 @@ class Ingest:
         """Stop reading, let what is on its way become durable and acknowledged, then disconnect."""
         for source in self._sources.values():
             source.pause()
-        await asyncio.gather(*(sink.stop(_DRAIN_S) for sink in self._sinks.values()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                await asyncio.gather(*(sink.drain() for sink in self._sinks.values()))
+        for pipeline in self._pipelines:
+            pipeline.sum_up(final=True)
+        await asyncio.gather(*(sink.stop(_LAST_S) for sink in self._sinks.values()))
         for source in self._sources.values():
             await source.stop()
         if self._turn is not None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from v2x.columns import I32, I64, Batch, Decoder
 from v2x.deadletters import Letter, Reason
+from v2x.errors import V2XError
+from v2x.topics import GANTRY
 
 from v2x_codecs.envelopes import envelope_of
-from v2x_services.ingest.topics import Topic
-from v2x_services.ports import A_PAYLOAD, A_SIZE, Arrivals
+from v2x_codecs.framing import KAFKA_HEADER, mqtt_frame, unframe_kafka
+from v2x_codecs.registry import Registry
+from v2x_services.ingest.topics import Place, Topic, TopicTable
+from v2x_services.ports import A_PAYLOAD, A_SIZE, Arrivals, Refused
 
 
 @dataclass(slots=True)
@@ -82,3 +87,37 @@ def letter_of(judged: Judged, i: int, reason: Reason, topic: Topic, payload: byt
         boot,
         seq,
     )
+
+
+class Numbered(NamedTuple):
+    """A message by its schema and number."""
+
+    schema: str
+    device: str
+    boot: int
+    seq: int
+
+
+def refused_letter(
+    registry: Registry, topics: TopicTable, refused: Refused, detail: str, rx_us: int
+) -> tuple[Letter, Topic, Numbered | None]:
+    """Return the dead letter of a record that Kafka will not take, the topic that its message came on, and its number.
+
+    It names device, type, boot and number, so that the confirm service can tell the sender, and has the message as it
+    came, so that it can be published again. What is pseudonymised already stays as it was for Kafka.
+    """
+    reason, value = Reason.RECORD_TOO_LARGE, refused.value
+    envelope = envelope_of(value, KAFKA_HEADER)
+    try:
+        schema, body = unframe_kafka(registry, value)
+    except V2XError:
+        envelope = None
+    message = Numbered(schema.name, *envelope) if envelope is not None else None
+    topic = topics.find(message.device, message.schema) if message is not None else None
+    if message is None or topic is None or topic.row is None:  # forgotten meanwhile: what its record says
+        device = (refused.key or b"").decode("utf-8", "replace") if refused.topic != GANTRY else ""
+        nowhere = Topic(refused.topic, Place.STRAY, device, device.encode(), 0, -1, None, -1)
+        return Letter(reason, detail, refused.topic, value, rx_us, device), nowhere, message
+    payload = value if topic.personal else mqtt_frame(schema, body)
+    _, device, boot, seq = message
+    return Letter(reason, detail, topic.name, payload, rx_us, device, topic.row.type, -1, boot, seq), topic, message

@@ -35,7 +35,8 @@ F_MOVES = 9  # the position of each message decides
 F_LANE = 10  # the lane of its Kafka topic's partition 0; -1: not for ``lay_out``
 F_BOOT, F_SEQ = 11, 12  # of its newest message
 F_LAT, F_LON, F_LAST = 13, 14, 15  # where a device stood that is not in the zone map, and the set found for that place
-FACTS: Final = 16
+F_CODE = 16  # of its message type, in the table of uplinks
+FACTS: Final = 17
 
 MORE, OTHER, FULL = 0, 1, 2  # why a scan ended: bytes are missing, a packet for the codec, no room for rows
 UNRESOLVED, NOWHERE = -1, -2  # routes

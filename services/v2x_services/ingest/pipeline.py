@@ -33,11 +33,12 @@ from v2x_codecs.reference import ReferenceCodec
 from v2x_codecs.registry import Registry
 from v2x_services.ingest import kernels as k
 from v2x_services.ingest.counts import DEAD, DROPPED, FORWARDED, SessionCounts
-from v2x_services.ingest.judged import Judged, Taken, letter_of
+from v2x_services.ingest.judged import Judged, Taken, letter_of, refused_letter
 from v2x_services.ingest.privacy import Keys
 from v2x_services.ingest.routes import Routes
+from v2x_services.ingest.summaries import Summaries
 from v2x_services.ingest.ticks import Silence
-from v2x_services.ingest.topics import Place, Topic, TopicTable
+from v2x_services.ingest.topics import Topic, TopicTable
 from v2x_services.ports import (
     A_PACKET_ID,
     A_PAYLOAD,
@@ -135,7 +136,13 @@ class Pipeline:
     """The listener of one MQTT session."""
 
     def __init__(
-        self, kind: MessageClass, shared: Shared, source: MessageSource, sink: LogSink, counts: SessionCounts
+        self,
+        kind: MessageClass,
+        shared: Shared,
+        source: MessageSource,
+        sink: LogSink,
+        counts: SessionCounts,
+        summaries: Summaries | None = None,
     ) -> None:
         self.kind = kind
         self.ledger = AckLedger()
@@ -144,6 +151,7 @@ class Pipeline:
         self._shared = shared
         self._source = source
         self._sink = sink
+        self._summaries = summaries
         self._paused = False
         self._settled = False  # something was settled that the sink has not told of
 
@@ -151,6 +159,12 @@ class Pipeline:
         """Reach Kafka first, then take messages."""
         await self._sink.start(self._done)
         await self._source.start(self)
+
+    def sum_up(self, *, final: bool = False) -> None:
+        """Have a summary written of all that was taken until now, once it is durable; ``final``: it is the last."""
+        if self._summaries is not None:
+            self._summaries.cut(self.ledger.taken, final=final)
+            self._summaries.released(self.ledger.released)
 
     # -- from the source
 
@@ -265,6 +279,8 @@ class Pipeline:
         """Write what is good: most by the kernels, gantry records one by one, since they change on the way."""
         shared = self._shared
         topics, routes, n = shared.topics, shared.routes, len(taken.rows)
+        if self._summaries is not None:
+            self._summaries.note(taken.which, judged.reason, judged.envelopes)
         where = np.empty(n, np.int64)
         if k.route(taken.which, topics.facts, judged.reason, judged.envelopes, routes.cells, where):
             for i in np.flatnonzero(where == k.UNRESOLVED).tolist():
@@ -321,6 +337,9 @@ class Pipeline:
         """Turn records that Kafka will never take into dead letters; return the tokens that are settled by that."""
         if not isinstance(error, RecordRefused):
             raise error
+        if not len(tokens):  # a tick or a summary: nobody waits for it
+            log.error("refused by Kafka: %s", error)
+            return []
         settled = []
         for token, refused in zip(tokens, error.records, strict=True):
             if refused.topic == DEADLETTER:
@@ -330,10 +349,12 @@ class Pipeline:
                 continue
             self.ledger.decide([token], DEAD + Reason.RECORD_TOO_LARGE)
             rx_us = int.from_bytes(dict(refused.headers).get(HEADER_RX, b""), "big")
-            device = (refused.key or b"").decode("utf-8", "replace") if refused.topic != GANTRY else ""
-            letter = Letter(Reason.RECORD_TOO_LARGE, str(error), refused.topic, refused.value, rx_us, device)
-            nowhere = Topic(refused.topic, Place.STRAY, device, device.encode(), 0, -1, None, -1)
-            self._bury(letter, nowhere, token, [(HEADER_RX, rx_us.to_bytes(8, "big"))])
+            letter, topic, message = refused_letter(
+                self._shared.registry, self._shared.topics, refused, str(error), rx_us
+            )
+            if self._summaries is not None and message is not None:
+                self._summaries.refused(token, message)
+            self._bury(letter, topic, token, [(HEADER_RX, rx_us.to_bytes(8, "big"))])
         return settled
 
     def _release(self) -> None:
@@ -350,6 +371,8 @@ class Pipeline:
                     ids = out.packet_id[epochs == epoch]
                     acknowledged += self._acknowledge(epoch, ids, int(np.count_nonzero(ids)))
             self.counts.released(out, acknowledged, self._shared.clock.now_us())
+            if self._summaries is not None:
+                self._summaries.released(self.ledger.released)
         self.counts.in_flight(self.ledger.in_flight)
 
     def _acknowledge(self, epoch: int, packet_ids: I64, wanted: int) -> int:

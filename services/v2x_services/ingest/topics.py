@@ -106,13 +106,14 @@ class TopicTable:
         # So that nobody can choose topics that collide.
         self._keys = np.frombuffer(os.urandom(4 * k.HASH_KEYS), np.uint32).astype(np.int64)
         self.on_first: Callable[[Topic], None] | None = None  # hears of each topic that is new here
+        self.before_clear: list[Callable[[], None]] = []  # told while the lines still mean what they did
         self._clear()
 
     def _clear(self) -> None:
         self._topics: list[Topic] = []
         self._size = 0
         self.facts: I64 = np.zeros((_ROOM, k.FACTS), np.int64)
-        self._names = np.zeros(_ROOM * _NAME, np.uint8)
+        self.names = np.zeros(_ROOM * _NAME, np.uint8)
         self._slots = np.full(2 * _ROOM, -1, np.int64)
         self._renewals = self._devices.renewals
 
@@ -123,15 +124,24 @@ class TopicTable:
     def __len__(self) -> int:
         return len(self._topics)
 
+    def find(self, device: str, schema: str) -> Topic | None:
+        """Return the topic on which a device sends messages of a schema, if it is remembered; not for the hot path."""
+        for topic in self._topics:
+            if topic.device == device and topic.row is not None and topic.row.schema == schema:
+                return topic
+        return None
+
     def meet(self, batch: Arrivals, session: int) -> Met:
         """Find the topics of messages, and take in new ones."""
         if self._devices.renewals != self._renewals or len(self._topics) >= _MAX_TOPICS:
+            for tell in self.before_clear:
+                tell()
             self._clear()
         n = len(batch.rows)
         which, known = np.empty(n, np.int64), np.empty((2, n), np.int32)
         while True:
             missing, size, others = k.meet(
-                batch.data, batch.rows, self._keys, self._slots, self.facts, self._names, session, which, known
+                batch.data, batch.rows, self._keys, self._slots, self.facts, self.names, session, which, known
             )
             if not missing:
                 return Met(which, known, size, others)
@@ -146,9 +156,9 @@ class TopicTable:
             self.facts = np.vstack((self.facts, np.zeros_like(self.facts)))
             self._slots = np.full(2 * len(self.facts), -1, np.int64)
             k.enter(self._slots, self.facts, 0, line)
-        while size + len(raw) > len(self._names):
-            self._names = np.concatenate((self._names, np.zeros_like(self._names)))
-        self._names[size : size + len(raw)] = np.frombuffer(raw, np.uint8)
+        while size + len(raw) > len(self.names):
+            self.names = np.concatenate((self.names, np.zeros_like(self.names)))
+        self.names[size : size + len(raw)] = np.frombuffer(raw, np.uint8)
         facts = self.facts[line]
         facts[k.F_NAME], facts[k.F_NAME_LEN] = size, len(raw)
         facts[k.F_HASH] = k.hash_of(np.frombuffer(raw, np.uint8), 0, len(raw), self._keys)
@@ -160,6 +170,7 @@ class TopicTable:
         facts[k.F_LANE] = -1
         if topic.row is not None:
             facts[k.F_LANE] = self._first_lane.get(topic.row.kafka, -1)
+            facts[k.F_CODE] = topic.row.code
         facts[k.F_BOOT] = facts[k.F_SEQ] = -1
         facts[k.F_LAT] = facts[k.F_LON] = facts[k.F_LAST] = k.UNRESOLVED
         self._topics.append(topic)
