@@ -7,7 +7,6 @@ connection, with a reason, and only that; no row points beyond what was read; wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import Final, cast
@@ -15,21 +14,23 @@ from typing import Final, cast
 import mqtt5
 
 from v2x_codecs.mutate import mistaken
-from v2x_loadtest.fuzz.target import Finding
+from v2x_loadtest.fuzz.target import Finding, OneByOne
 from v2x_loadtest.schedules.loop import VirtualLoop
 from v2x_services.ingest.mqtt import MAX_PACKET, MqttConfig, MqttSource, _Link
 from v2x_services.ports import A_PACKET_ID, A_RETAINED, Arrivals, SystemClock
 
 Message = tuple[bytes, bytes, int, bool]
 _PUBLISH: Final = 3
+_LOOPS: Final = 200  # streams of one loop
 _LONGEST_HEAD: Final = 5
 _PANIC: Final = "PanicException"
 
 
-class Framing:
+class Framing(OneByOne):
     """The target: the first byte says how the rest is cut, the rest is what the broker sends."""
 
     name = "framing"
+    free = 1
 
     def seeds(self) -> list[bytes]:
         """Return plain streams to begin with."""
@@ -71,7 +72,7 @@ class Framing:
 def feed(chunks: Iterable[bytes]) -> tuple[list[Message], str, bool]:
     """Give chunks to a connection of ingest's; return its messages, why it ended, and whether it did."""
     listener = _Listener()
-    with _loop():
+    with _LOOP:
         source = MqttSource(MqttConfig("nowhere", 1, "me", ()), SystemClock())
         source._listener = listener  # noqa: SLF001 - as start() does, without a connection
         link, transport = _Link(source), _Transport()
@@ -182,16 +183,25 @@ def _cut(stream: bytes, how: int) -> Iterator[bytes]:
         yield stream[at : at + size]
 
 
-@contextlib.contextmanager
-def _loop() -> Iterator[None]:
-    """Have a loop that never runs: nothing here waits, but timers need a place."""
-    loop, before = VirtualLoop(), asyncio._get_running_loop()  # noqa: SLF001
-    asyncio._set_running_loop(loop)  # noqa: SLF001 - asyncio.run() would cost more than the test
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(before)  # noqa: SLF001
-        loop.close()
+class _Loop:
+    """A loop that never runs, for a while: nothing here waits, but timers need a place."""
+
+    def __init__(self) -> None:
+        self._loop, self._left = VirtualLoop(), 0
+
+    def __enter__(self) -> None:
+        self._left -= 1
+        if self._left < 0:  # timers that were cancelled stay with it
+            self._loop.close()
+            self._loop, self._left = VirtualLoop(), _LOOPS
+        self._before = asyncio._get_running_loop()  # noqa: SLF001
+        asyncio._set_running_loop(self._loop)  # noqa: SLF001 - asyncio.run() would cost more than the test
+
+    def __exit__(self, *_: object) -> None:
+        asyncio._set_running_loop(self._before)  # noqa: SLF001
+
+
+_LOOP: Final = _Loop()
 
 
 class _Listener:

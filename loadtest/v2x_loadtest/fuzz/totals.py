@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ class Tally:
 
     cases: int = 0
     findings: list[tuple[str, str]] = field(default_factory=list)  # the bytes as hex, and what is wrong
+    seen: Counter[str] = field(default_factory=Counter)  # how many cases came to what
+    cpu_s: float = field(default=0.0, compare=False)
 
     @property
     def enough(self) -> bool:
@@ -35,6 +38,8 @@ class Tally:
         """Take in another."""
         self.cases += other.cases
         self.findings += other.findings
+        self.seen.update(other.seen)
+        self.cpu_s += other.cpu_s
 
 
 class Totals:
@@ -48,7 +53,12 @@ class Totals:
             try:
                 found = json.loads(self._file.read_text("utf-8"))
                 self.runs = {
-                    key: Tally(run["cases"], [(data, wrong) for data, wrong in run["findings"]])
+                    key: Tally(
+                        run["cases"],
+                        [(data, wrong) for data, wrong in run["findings"]],
+                        Counter(run.get("seen", {})),
+                        run.get("cpu_s", 0.0),
+                    )
                     for key, run in found.items()
                 }
             except (ValueError, TypeError, KeyError, AttributeError) as e:
