@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -148,7 +150,7 @@ class Deadly(OneByOne):
     """A target that does not survive some inputs."""
 
     name: ClassVar[str] = "deadly"
-    batch: ClassVar[int] = 64
+    batch: ClassVar[int] = 16
     sleeps = False
 
     def seeds(self) -> list[bytes]:
@@ -160,26 +162,37 @@ class Deadly(OneByOne):
 
         class One:
             def cases(self, _seed: int, nth: int, size: int) -> Cases:
-                return Cases.of(nth, [b"bad" if (nth, i) == (2, 37) else b"good" for i in range(size)])
+                return Cases.of(nth, [b"bad" if (nth, i) == (2, 11) else b"good" for i in range(size)])
 
         return One()
 
-    def run(self, data: bytes) -> None:
+    def run(self, data: bytes) -> str:
         """Die of the bad one."""
         if data == b"bad":
             if self.sleeps:
                 time.sleep(60)
             os.kill(os.getpid(), signal.SIGSEGV)
+        return "fine"
 
 
-@pytest.mark.parametrize(("sleeps", "fate"), [(False, "kills the process (-11)"), (True, "hangs for 2 s")])
+@pytest.mark.parametrize(("sleeps", "fate"), [(False, "kills the process (-11)"), (True, "hangs for 1 s")])
 def test_the_case_that_kills_or_hangs_is_found(sleeps: bool, fate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "START", "fork")  # so that it knows the target
     monkeypatch.setitem(campaign.TARGETS, "deadly", (__name__, "Deadly", "dies"))
     monkeypatch.setattr(Deadly, "sleeps", sleeps)
     piece = watch.Piece("deadly", 1, 1, 3, ())
-    assert watch.alone(piece, 1, 2.0) == Tally(64)
-    assert watch.alone(piece, 2, 2.0) == Tally(64, [(b"bad".hex(), f"batch 2, case 37: {fate}")])
+    assert watch.alone(piece, 1, 1.0) == Tally(16, [], Counter(fine=16))
+    assert watch.alone(piece, 2, 1.0) == Tally(16, [(b"bad".hex(), f"batch 2, case 11: {fate}")])
+
+
+def test_a_piece_that_does_not_come_back_is_looked_into_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "START", "fork")
+    monkeypatch.setitem(campaign.TARGETS, "deadly", (__name__, "Deadly", "dies"))
+    pieces = [watch.Piece("deadly", 1, nth, nth + 1, ()) for nth in (1, 2, 3)]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        tallies = list(watch.watched(pool.imap(watch.run, pieces), pieces, 2.0))
+    assert [tally.cases for tally in tallies] == [16, 16, 16]
+    assert [len(tally.findings) for tally in tallies] == [0, 1, 0]
 
 
 def test_settings_are_taken_as_tables_and_as_texts() -> None:
@@ -187,12 +200,11 @@ def test_settings_are_taken_as_tables_and_as_texts() -> None:
     names = list(Settings.model_fields)
     at = names.index("partitions")
     assert target.table(bytes((at, 0, 0))) == {"partitions": 8}
-    assert target.table(bytes((at, 0, 193, 0))) == {"partitions": 9}
+    assert target.table(bytes((at, 0, 225, 0))) == {"partitions": 9}
     tally = target.judge(target.pool(target.seeds()).cases(3, 0, 4_000))
     assert tally.findings == []
-    assert tally.seen["table"] > 2_800
-    assert tally.seen["text"] > 400
-    assert tally.seen["file"] > 10
+    assert set(tally.seen) == {f"{kind} {fate}" for kind in ("table", "text", "file") for fate in ("taken", "refused")}
+    assert tally.seen["table taken"] + tally.seen["table refused"] > 2_800
 
 
 def test_what_the_fuzzer_found_in_the_settings(tmp_path: Path) -> None:

@@ -49,11 +49,12 @@ class Avro:
         """Return what makes cases of these inputs: half of them of good messages."""
         return Pool(self.name, inputs, start=MQTT_HEADER, chosen=self._golden)
 
-    def run(self, data: bytes) -> None:
+    def run(self, data: bytes) -> str:
         """Decode one message, and beside fastavro."""
         tally, _ = self._campaign.judge([data])
         if tally.findings:
             raise Finding(tally.findings[0])
+        return next(iter(tally.verdicts))
 
     def judge(self, cases: Cases) -> Tally:
         """Take a batch."""

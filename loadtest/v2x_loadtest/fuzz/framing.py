@@ -54,10 +54,10 @@ class Framing(OneByOne):
         """Return a stream with mistakes."""
         return bytes((rng.randrange(256),)) + mistaken(data[1:], 0, others, rng)
 
-    def run(self, data: bytes) -> None:
+    def run(self, data: bytes) -> str:
         """Hold one stream against the standard."""
         if not data:
-            return
+            return "nothing"
         stream = data[1:]
         expected, fails = read_stream(stream)
         found, reason, ended = feed(_cut(stream, data[0]))
@@ -67,6 +67,7 @@ class Framing(OneByOne):
             raise Finding(f"the connection ends: {ended} ({reason!r}); by the standard: {fails}")
         if not fails and len(found) != len(expected):
             raise Finding(f"took {len(found)} of {len(expected)} messages")
+        return f"{'ended' if fails else 'kept'} {'with' if expected else 'without'} messages"
 
 
 def feed(chunks: Iterable[bytes]) -> tuple[list[Message], str, bool]:

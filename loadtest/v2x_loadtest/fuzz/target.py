@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import ClassVar, Final, Protocol
@@ -42,8 +43,8 @@ class Target(Protocol):
         """Return what makes cases of these inputs."""
         ...
 
-    def run(self, data: bytes) -> None:
-        """Take an input; Finding where a promise is broken. Any other exception is one, too."""
+    def run(self, data: bytes) -> str:
+        """Take an input, return what it came to; Finding where a promise is broken. Any other exception is one, too."""
         ...
 
     def judge(self, cases: Cases) -> Tally:
@@ -51,10 +52,12 @@ class Target(Protocol):
         ...
 
 
-def wrong_with(run: Callable[[bytes], None], data: bytes) -> str:
-    """Run one input; return what is wrong, or nothing."""
+def wrong_with(run: Callable[[bytes], str], data: bytes, seen: Counter[str] | None = None) -> str:
+    """Run one input, count in ``seen`` what it came to; return what is wrong, or nothing."""
     try:
-        run(data)
+        came_to = run(data)
+        if seen is not None:
+            seen[came_to] += 1
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as e:  # noqa: BLE001 - whatever comes out of a target is a finding, a panic too
@@ -73,8 +76,8 @@ class OneByOne:
         """Return what makes cases of these inputs."""
         return Pool(self.name, inputs, free=self.free)
 
-    def run(self, data: bytes) -> None:
-        """Take an input."""
+    def run(self, data: bytes) -> str:
+        """Take an input, return what it came to."""
         raise NotImplementedError
 
     def judge(self, cases: Cases) -> Tally:
@@ -82,7 +85,7 @@ class OneByOne:
         tally = Tally()
         for data in cases:
             tally.cases += 1
-            if wrong := wrong_with(self.run, data):
+            if wrong := wrong_with(self.run, data, tally.seen):
                 tally.findings.append((data.hex(), wrong))
                 if tally.enough:
                     break

@@ -70,7 +70,7 @@ class Topics(OneByOne):
         """Return a topic with mistakes."""
         return mistaken(data, 0, others, rng)
 
-    def run(self, data: bytes) -> None:
+    def run(self, data: bytes) -> str:
         """Find a topic twice: both times the same line, and a topic of that text."""
         self._runs += 1
         if self._runs > 10_000:
@@ -78,9 +78,9 @@ class Topics(OneByOne):
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            return  # the framing lets none of these through
+            return "not UTF-8"  # the framing lets none of these through
         if not text or "\0" in text or len(data) > 65_535:
-            return
+            return "no topic"
         batch = Arrivals.of(1, 1, [(text, b""), (text, b"")], [1, 2], retained=False)
         first, second = self._table.meet(batch, MessageClass.PERISHABLE).which.tolist()
         topic = self._table[first]
@@ -88,6 +88,7 @@ class Topics(OneByOne):
             raise Finding(f"topic {text!r} is taken for {topic.name!r}")
         if topic.device and f"/{topic.device}" not in text:
             raise Finding(f"topic {text!r} has device {topic.device!r}")
+        return "of a device" if topic.device else "unknown"
 
 
 class Zones(OneByOne):
@@ -113,23 +114,24 @@ class Zones(OneByOne):
         """Return what makes cases of these inputs: by the values of maps, which bytes would rarely leave in order."""
         return _Changing(self, inputs)
 
-    def run(self, data: bytes) -> None:
+    def run(self, data: bytes) -> str:
         """Parse a map; one that is taken must answer."""
         try:
             doc = json.loads(data)
         except (ValueError, RecursionError):
-            return  # load() says so in its own words, see Settings
+            return "no JSON"  # load() says so in its own words, see Settings
         try:
             zones = ZoneMap.parse(doc)
         except V2XError as e:
             if not str(e):
                 raise Finding("refused without a word") from None
-            return
+            return "refused"
         for device in zones.devices:
             for zone in zones.route(device, None, None):
                 if not 0 <= zones.partition(zone, _PARTITIONS) < _PARTITIONS:
                     raise Finding(f"{device} goes to no partition")
         zones.route("", 310_500_000, 1_200_500_000)
+        return "taken"
 
 
 class _Changing:

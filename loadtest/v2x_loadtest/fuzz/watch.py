@@ -54,11 +54,13 @@ def alone(piece: Piece, nth: int, limit_s: float = _BATCH_S) -> Tally:
     first, last = 0, size
     while last - first > 1:
         middle = (first + last) // 2
-        found = [(a, b, _part(piece, nth, a, b, limit_s)) for a, b in ((first, middle), (middle, last))]
-        dead = [(a, b, how) for a, b, (done, how) in found if done is None]
-        if not dead:
-            break
-        first, last, fate = dead[0]
+        for a, b in ((first, middle), (middle, last)):
+            tally, how = _part(piece, nth, a, b, limit_s)
+            if tally is None:
+                first, last, fate = a, b, how
+                break
+        else:
+            break  # only together
     text = f"batch {nth}, case {first}: {fate}" if last - first == 1 else f"batch {nth}, {first} to {last - 1}: {fate}"
     data = campaign.cases(piece.name, piece.seed, nth, piece.inputs)[first]
     return Tally(size, [(data.hex(), text)])
