@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,12 @@ def test_totals_come_back_with_their_findings_and_say_when_they_are_none(tmp_pat
     again = Totals(tmp_path, "zones")
     assert again.of("guided") == Tally(7, [("00", "odd")])
     assert again.load() == [b"", b"b"]
+    other = Totals(tmp_path, "zones")
+    again.of("seed 1").add(Tally(3, seen=Counter(taken=3)))
+    other.of("seed 2").add(Tally(4))
+    again.save()
+    other.save()  # of a run beside: neither takes the other's back
+    assert Totals(tmp_path, "zones").runs == again.runs | {"seed 2": Tally(4)}
     (tmp_path / "zones.json").write_text('{"guided": 3}')
     with pytest.raises(ConfigError, match="remove it"):
         Totals(tmp_path, "zones")

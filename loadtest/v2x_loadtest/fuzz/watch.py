@@ -17,6 +17,7 @@ from v2x_loadtest.fuzz.totals import Tally
 
 PATIENCE_S: Final = 180.0  # a piece takes a few seconds, the first one what numba takes to compile
 _BATCH_S: Final = 90.0
+_HALF_S: Final = 20.0  # for less than a batch: most of it is the start of a process
 START = "forkserver"  # how the processes of single batches begin
 
 
@@ -55,7 +56,7 @@ def alone(piece: Piece, nth: int, limit_s: float = _BATCH_S) -> Tally:
     while last - first > 1:
         middle = (first + last) // 2
         for a, b in ((first, middle), (middle, last)):
-            tally, how = _part(piece, nth, a, b, limit_s)
+            tally, how = _part(piece, nth, a, b, min(limit_s, _HALF_S))
             if tally is None:
                 first, last, fate = a, b, how
                 break
