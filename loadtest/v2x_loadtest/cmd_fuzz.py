@@ -46,7 +46,7 @@ def fuzz(
     """Give mistaken input to what takes input from outside; exit 1 where a promise is broken.
 
     Cases are made by one compiled call a batch, from the target's own inputs, those kept, and those of --corpus.
-    decoder: batches through the compiled decoder, twice, checked in columns; one message in 2,000 beside fastavro.
+    decoder: batches through the compiled decoder, twice, checked in columns; one message in 500 beside fastavro.
     config: four of five cases are tables of settings, the rest texts; one text in sixteen is loaded as a file.
     """
     if target not in TARGETS:

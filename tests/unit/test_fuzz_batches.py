@@ -56,6 +56,11 @@ class Wrong(WiredDecoder):
 
     mistake = ""
 
+    @staticmethod
+    def spoil(heap: Any, at: int) -> None:
+        """Write into the heap, which is not ours to write to."""
+        np.frombuffer(heap.obj, np.uint8)[at] = 0xED
+
     def decode_spans(self, heap: bytes, spans: Any, expect: Any = None) -> Batch:
         batch = super().decode_spans(heap, spans, expect)
         good = np.flatnonzero(batch.verdict == Verdict.OK)
@@ -71,6 +76,10 @@ class Wrong(WiredDecoder):
                 batch.tables["rsm"].data[0, batch.tables["rsm"].fields.index("ref_lat")] = 1 << 40
             case "text":
                 batch.tables["bsm"].data[0, batch.tables["bsm"].fields.index("device.len")] += 500
+            case "utf-8":
+                at, size = batch.tables["bsm"].data[5, :2].tolist()
+                assert size
+                self.spoil(heap, at)
             case "parent":
                 batch.tables["map.nodes.links"].parent[:] = 0
             case "offset":
@@ -92,7 +101,7 @@ class Wrong(WiredDecoder):
     [
         ("", ""), ("raises", "raised"), ("value", "other values"), ("range", "beyond its field's"),
         ("text", "beyond its message"), ("parent", "another message's"), ("offset", "offset beyond"),
-        ("verdict", "verdict that is none"), ("rows", "refused"), ("field", "field or schema"), ("wire", "a write"),
+        ("utf-8", "not UTF-8"), ("verdict", "verdict that is none"), ("rows", "refused"), ("field", "field or schema"), ("wire", "a write"),
     ],
 )  # fmt: skip
 def test_a_broken_decoder_is_found_out(mistake: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from v2x.columns import I32, I64, Batch, Verdict
+from v2x.columns import I32, I64, Batch, Table, Verdict
 
 from v2x_codecs.campaign import Campaign
 from v2x_codecs.framing import KAFKA_HEADER, MQTT_HEADER
@@ -28,7 +28,7 @@ from v2x_loadtest.fuzz.totals import Tally
 
 _MOST: Final = LONGEST - 196  # bytes of a payload that is taken, so that some are too large
 _EVERY: Final = 16  # cases to a clean message
-_SAMPLE: Final = 2_000
+_SAMPLE: Final = 500
 _EXPECTED: Final = 0.06  # of the messages: the topic stands for some schema
 _DECODINGS: Final = ("mqtt", "kafka", "expected", "narrow")
 _HEAPED: Final = frozenset({Kind.STRING, Kind.BYTES, Kind.FIXED})
@@ -65,6 +65,7 @@ class Batches:
         self._wide = WiredDecoder(registry, _MOST)
         self._narrow = WiredDecoder(registry, _MOST, keep=())
         self._fence = Fence(1)
+        self._lines = np.empty(0, np.uint8)
         prints = [
             (int.from_bytes(s.fingerprint, "little"), registry.by_fingerprint(s.fingerprint).id)
             for s, _ in self._layout.plans
@@ -158,6 +159,7 @@ class Batches:
                 header, batch.verdict, batch.schema, batch.row, spans, parents, firsts[known.parent],
                 firsts[known.name], digests,
             )  # fmt: skip
+            wrong, message = (wrong, message) if wrong else self._not_utf8(table, known, batch.heap)
             if wrong:
                 return _Decoding(batch, digests, wrong, message)
         verdicts = np.zeros(len(Verdict), np.int64)
@@ -168,6 +170,21 @@ class Batches:
         if counts is not None:
             counts.update({v.name: int(k) for v, k in zip(Verdict, verdicts.tolist(), strict=True) if k})
         return _Decoding(batch, digests, wrong, message)
+
+    def _not_utf8(self, table: Table, known: _Known, heap: bytes) -> tuple[int, int]:
+        """Read the texts of a table; return what is wrong and with which message, as ``invariants.rows``."""
+        for column in np.flatnonzero(known.columns[:, invariants.C_KIND] == invariants.TEXT).tolist():
+            spans = table.data[:, column : column + 2]
+            need = int(spans[:, 1].sum()) + len(spans)
+            if len(self._lines) < need:
+                self._lines = np.empty(2 * need, np.uint8)
+            invariants.texts(table.data, column, np.frombuffer(heap, np.uint8), self._lines, 0)
+            try:
+                str(self._lines[:need].data, "utf-8")
+            except UnicodeDecodeError as e:
+                row = int(np.searchsorted(np.cumsum(spans[:, 1] + 1), e.start, side="right"))
+                return 14, int(table.msg[row])
+        return 0, -1
 
     def _wrong(self, found: _Decoding, cases: Cases, order: I64, tally: Tally) -> bool:
         if found.wrong:
@@ -180,7 +197,7 @@ class Batches:
         bad = found.digests[at] != self._clean_digests[order[at] - len(cases)]
         bad &= found.batch.verdict[at] != Verdict.WRONG_SCHEMA
         for i in at[bad][:1].tolist():
-            self._found(len(invariants.WRONG) - 1, cases, int(order[i]), tally)
+            self._found(13, cases, int(order[i]), tally)
 
     def _found(self, wrong: int, cases: Cases, case: int, tally: Tally) -> None:
         """Add a finding, with the message that shows it alone if there is one."""
@@ -235,7 +252,8 @@ def _tables(layout: Layout) -> list[_Known]:
                 walk(item.items)
             elif item.kind in _HEAPED:
                 low, high = (item.size, item.size) if item.kind is Kind.FIXED else (item.lo, item.hi)
-                widen(name, item.column, invariants.OFFSET, 0, 0)
+                kind = invariants.TEXT if item.kind is Kind.STRING else invariants.OFFSET
+                widen(name, item.column, kind, 0, 0)
                 widen(name, item.column + 1, invariants.LENGTH, low, high)
             else:
                 low, high = {Kind.BOOLEAN: (0, 1), Kind.DOUBLE: (LONG_MIN, LONG_MAX)}.get(item.kind, (item.lo, item.hi))

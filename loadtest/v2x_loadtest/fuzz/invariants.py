@@ -18,7 +18,7 @@ from v2x.columns import Verdict
 
 u64 = np.uint64
 i64 = np.int64
-VALUE, OFFSET, LENGTH = 0, 1, 2  # kinds of columns
+VALUE, OFFSET, LENGTH, TEXT = 0, 1, 2, 3  # kinds of columns; TEXT: the offset of one that is UTF-8
 C_KIND, C_LOW, C_HIGH = 0, 1, 2
 OK, LAST, TOO_LARGE = 0, 11, 11
 assert (Verdict.OK, max(Verdict), Verdict.TOO_LARGE) == (OK, LAST, TOO_LARGE), "verdicts differ from v2x.columns"
@@ -39,6 +39,7 @@ WRONG: Final = (
     "a field or schema that is none",
     "another verdict, offset or field beside other neighbours",
     "other values beside other neighbours",
+    "a text that is not UTF-8",
 )
 
 _INT, _I32S, _I16S, _GRID, _LIST = nb.int64, nb.int32[:], nb.int16[::1], nb.int64[:, ::1], nb.int64[::1]
@@ -106,7 +107,7 @@ def rows(
         for c in range(columns.shape[0]):
             value = data[r, c]
             kind = columns[c, C_KIND]
-            if kind == OFFSET:
+            if kind in (OFFSET, TEXT):
                 size = data[r, c + 1]
                 value -= begin + header
                 if size == 0:
@@ -120,6 +121,19 @@ def rows(
             return 3, m
         digests[m] += _mixed(h)
     return 0, -1
+
+
+@_kernel(_INT(nb.int64[:, :], _INT, nb.types.Array(nb.uint8, 1, "C", readonly=True), nb.uint8[::1], _INT))
+def texts(data, column, heap, out, at):
+    """Copy the texts of a column to ``out`` from ``at`` on, a line each; return where they end."""
+    for r in range(data.shape[0]):
+        begin = data[r, column]
+        for k in range(data[r, column + 1]):
+            out[at + k] = heap[begin + k]
+        at += data[r, column + 1]
+        out[at] = 10
+        at += 1
+    return at
 
 
 @_kernel(_PAIR(_GRID, _I16S, _I32S, _I32S, _I32S, _I32S, _DIGEST, _INT, _INT, _LIST))
