@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -101,7 +102,8 @@ class Wrong(WiredDecoder):
     [
         ("", ""), ("raises", "raised"), ("value", "other values"), ("range", "beyond its field's"),
         ("text", "beyond its message"), ("parent", "another message's"), ("offset", "offset beyond"),
-        ("utf-8", "not UTF-8"), ("verdict", "verdict that is none"), ("rows", "refused"), ("field", "field or schema"), ("wire", "a write"),
+        ("utf-8", "not UTF-8"), ("verdict", "verdict that is none"), ("rows", "refused"),
+        ("field", "field or schema"), ("wire", "a write"),
     ],
 )  # fmt: skip
 def test_a_broken_decoder_is_found_out(mistake: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +151,7 @@ def test_reading_beyond_the_fence_kills() -> None:
         heap = fence.heap()
         assert heap[-1] == 0
         np.frombuffer(heap, np.uint8, 1)  # may be read
-        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        faulthandler.disable()
         beyond = np.lib.stride_tricks.as_strided(fence.bytes, (len(heap) + 1,))
         os._exit(int(beyond[-1]) + 1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGSEGV
@@ -180,6 +182,7 @@ class Deadly(OneByOne):
         if data == b"bad":
             if self.sleeps:
                 time.sleep(60)
+            faulthandler.disable()
             os.kill(os.getpid(), signal.SIGSEGV)
         return "fine"
 

@@ -36,6 +36,15 @@ _NUMBERS = np.array((
     (1 << 21) - 1, 1 << 21, (1 << 28) - 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 2, (1 << 32) - 1, 1 << 32, (1 << 32) + 1,
     (1 << 35) - 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1,
 ), np.uint64)  # fmt: skip
+# Texts of up to four bytes behind their size: good ones of all widths, overlong, surrogates, beyond Unicode, cut short.
+_TEXTS = np.array([
+    [len(piece), *piece.ljust(4, b"\0")]
+    for piece in (
+        "é".encode(), "路".encode(), "\U0001f697".encode(), b"\0", b"\xc0\x80", b"\xe0\x80\x80", b"\xe0\x9f\xbf",
+        b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xed\x9f\xbf", b"\xf0\x8f\xbf\xbf", b"\xf4\x90\x80\x80",
+        b"\xf4\x8f\xbf\xbf", b"\xe8\xb7", b"\xf0\x9f\x9a", b"\x80", b"[[[[", b"]]", b"\r\n", b"= \"\"", b"0-9,",
+    )
+], np.uint8)  # fmt: skip
 _NEAR = 24  # inputs to either side in the pool's order, which begin alike
 HELPER = nb.njit(nogil=True, error_model="numpy")
 
@@ -163,9 +172,14 @@ def _mistake(out, base, size, start, pool, other, other_size, state):
         begin = first + _below(state, size - first)
         for k in range(min(1 + _below(state, 16), size - max(at, begin))):
             out[base + at + k] = out[base + begin + k]
-    elif kind == 15 and _below(state, 8) == 0:  # the header of another input
-        for k in range(min(start, size, other_size)):
-            out[base + k] = pool[other + k]
+    elif kind == 15:
+        if _below(state, 8) == 0:  # the header of another input
+            for k in range(min(start, size, other_size)):
+                out[base + k] = pool[other + k]
+        else:  # text, odd or not, in place of what is there
+            piece = _below(state, _TEXTS.shape[0])
+            for k in range(min(i64(_TEXTS[piece, 0]), size - at)):
+                out[base + at + k] = _TEXTS[piece, 1 + k]
     return size
 
 
