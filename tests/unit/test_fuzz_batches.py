@@ -161,7 +161,7 @@ class Deadly(OneByOne):
     """A target that does not survive some inputs."""
 
     name: ClassVar[str] = "deadly"
-    batch: ClassVar[int] = 16
+    batch: ClassVar[int] = 4
     sleeps = False
 
     def seeds(self) -> list[bytes]:
@@ -173,7 +173,7 @@ class Deadly(OneByOne):
 
         class One:
             def cases(self, _seed: int, nth: int, size: int) -> Cases:
-                return Cases.of(nth, [b"bad" if (nth, i) == (2, 11) else b"good" for i in range(size)])
+                return Cases.of(nth, [b"bad" if (nth, i) == (2, 2) else b"good" for i in range(size)])
 
         return One()
 
@@ -187,14 +187,14 @@ class Deadly(OneByOne):
         return "fine"
 
 
-@pytest.mark.parametrize(("sleeps", "fate"), [(False, "kills the process (-11)"), (True, "hangs for 1 s")])
+@pytest.mark.parametrize(("sleeps", "fate"), [(False, "kills the process (-11)"), (True, "hangs for 2 s")])
 def test_the_case_that_kills_or_hangs_is_found(sleeps: bool, fate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "START", "fork")  # so that it knows the target
     monkeypatch.setitem(campaign.TARGETS, "deadly", (__name__, "Deadly", "dies"))
     monkeypatch.setattr(Deadly, "sleeps", sleeps)
     piece = watch.Piece("deadly", 1, 1, 3, ())
-    assert watch.alone(piece, 1, 1.0) == Tally(16, [], Counter(fine=16))
-    assert watch.alone(piece, 2, 1.0) == Tally(16, [(b"bad".hex(), f"batch 2, case 11: {fate}")])
+    assert watch.alone(piece, 1, 60.0) == Tally(4, [], Counter(fine=4))
+    assert watch.alone(piece, 2, 2.0) == Tally(4, [(b"bad".hex(), f"batch 2, case 2: {fate}")])
 
 
 def test_a_piece_that_does_not_come_back_is_looked_into_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_a_piece_that_does_not_come_back_is_looked_into_and_the_rest_goes_on(mon
     pieces = [watch.Piece("deadly", 1, nth, nth + 1, ()) for nth in (1, 2, 3)]
     with multiprocessing.get_context("fork").Pool(1) as pool:
         tallies = list(watch.watched(pool.imap(watch.run, pieces), pieces, 2.0))
-    assert [tally.cases for tally in tallies] == [16, 16, 16]
+    assert [tally.cases for tally in tallies] == [4, 4, 4]
     assert [len(tally.findings) for tally in tallies] == [0, 1, 0]
 
 
