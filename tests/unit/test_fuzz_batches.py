@@ -141,6 +141,7 @@ def test_all_ways_of_decoding_are_taken_and_most_verdicts_seen() -> None:
     assert total.findings == []
     assert set(total.seen) >= {v.name for v in Verdict} - {"TOO_LARGE"}
     assert total.seen["OK"] > total.cases // 20
+    assert sum(total.seen[v.name] for v in Verdict) == total.cases
     assert total.seen["beside fastavro"] == total.cases // columns._SAMPLE
 
 

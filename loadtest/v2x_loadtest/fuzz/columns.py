@@ -85,6 +85,7 @@ class Batches:
         plain = np.full(n + len(self._clean), -1, np.int64)
         try:
             first = self._decode(cases, order, plain, tally, expect=expect)
+            tally.seen.subtract(Verdict(v).name for v in first.batch.verdict[order >= n].tolist())  # no cases
             if not self._wrong(first, cases, order, tally):
                 self._same_clean(first, order, cases, tally)
                 self._again(first, cases, order, plain, expect, how, tally)
