@@ -21,7 +21,7 @@ from v2x.errors import ConfigError
 from v2x_loadtest.fuzz.campaign import TARGETS, kind, load, make, one
 from v2x_loadtest.fuzz.record import keep, row
 from v2x_loadtest.fuzz.totals import Tally, Totals
-from v2x_loadtest.fuzz.watch import Piece, run, watched
+from v2x_loadtest.fuzz.watch import Piece, alone, run, watched
 from v2x_loadtest.options import AsJson
 from v2x_loadtest.workers import spread
 
@@ -40,6 +40,9 @@ def fuzz(
         typer.Option(help="Folder of inputs and totals: --guided makes it grow, and a run that was cut goes on."),
     ] = None,
     record: Annotated[Path | None, typer.Option(help="Keep the outcome in this file (docs/fuzz.json).")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=0, help="Run this one batch of the seed, as a finding names it.")
+    ] = None,
     replay: Annotated[str | None, typer.Option(help="Run this one input only, given as hex.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,6 +56,10 @@ def fuzz(
         raise ConfigError(f"no target {target!r}: there are {', '.join(TARGETS)}")
     if replay is not None:
         _replay(target, replay)
+    elif batch is not None:
+        total = alone(Piece(target, seed, batch, batch + 1, (*load(target), *Totals(corpus, target).load())), batch)
+        _tell(target, f"batch {batch} of seed {seed}", total, None, as_json=as_json)
+        _end(total, stopped=False)
     elif guided:
         _guided(target, cases, corpus, record, as_json=as_json)
     else:
@@ -112,7 +119,8 @@ def _tell(target: str, key: str, total: Tally, record: Path | None, *, as_json: 
         return
     typer.echo(f"{target}: {total.cases:,} inputs of {key}, {len(total.findings)} findings")
     for data, wrong in total.findings:
-        typer.secho(f"{wrong}\n  v2x fuzz {target} --replay {data}", fg=typer.colors.RED, err=True)
+        again = f"\n  v2x fuzz {target} --replay {data}" if data else ""
+        typer.secho(f"{wrong}{again}", fg=typer.colors.RED, err=True)
 
 
 def _end(total: Tally, *, stopped: bool) -> None:

@@ -241,6 +241,13 @@ def test_a_broken_settings_check_is_found_out(monkeypatch: pytest.MonkeyPatch) -
     assert target.judge(target.pool(target.seeds()).cases(3, 0, 10_000)).findings
 
 
+def test_one_batch_alone_is_what_it_is_among_others() -> None:
+    said = CliRunner().invoke(root, ["fuzz", "topics", "--seed", "4", "--batch", "3", "--json"])
+    (tally,) = campaign.batches("topics", 4, 3, 4, campaign.load("topics"))
+    assert said.exit_code == 0
+    assert json.loads(said.output)["seen"] == tally.seen
+
+
 def test_the_record(tmp_path: Path) -> None:
     file = tmp_path / "fuzz.json"
     command = ["fuzz", "topics", "--cases", "2000", "--record", str(file)]
