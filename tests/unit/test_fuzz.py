@@ -47,6 +47,8 @@ def test_the_slow_reading_is_the_standards() -> None:
     assert read_stream(b"\x32\xff\xff\xff\xff\x01" + ONE[2:]) == ([], True)
     assert read_stream(mqtt5.PingRespPacket().write() + ONE) == ([(b"a/b", b"xyz", 7, False)], False)
     assert read_stream(mqtt5.DisconnectPacket().write() + ONE) == ([], True)
+    assert read_stream(mqtt5.ConnAckPacket().write() + ONE) == ([(b"a/b", b"xyz", 7, False)], False)
+    assert read_stream(2 * mqtt5.ConnAckPacket().write() + ONE) == ([], True)
     assert read_stream(b"\x30\xff\xff\xff\x7f") == ([], True)  # 256 MiB: more than we say that we take
 
 
@@ -60,6 +62,8 @@ def not_utf8(packet: bytes) -> bytes:
         not_utf8(mqtt5.DisconnectPacket(reason_str="abc").write()),  # mqtt5 panics, which no `except Exception` holds
         mqtt5.DisconnectPacket().write(),
         b"\x30\xff\xff\xff\x7f",
+        mqtt5.ConnAckPacket().write(),
+        2 * mqtt5.ConnAckPacket(server_keep_alive=30).write(),  # each began a ping of its own, with the third in vain
     ],
 )
 def test_what_the_fuzzer_found_in_the_framing(packet: bytes, capfd: pytest.CaptureFixture[str]) -> None:

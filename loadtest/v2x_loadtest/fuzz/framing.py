@@ -21,6 +21,7 @@ from v2x_services.ports import A_PACKET_ID, A_RETAINED, Arrivals, SystemClock
 
 Message = tuple[bytes, bytes, int, bool]
 _PUBLISH: Final = 3
+_CONNACK: Final = 2  # once on a connection (3.2)
 _LOOPS: Final = 200  # streams of one loop
 _LONGEST_HEAD: Final = 5
 _PANIC: Final = "PanicException"
@@ -78,7 +79,6 @@ def feed(chunks: Iterable[bytes]) -> tuple[list[Message], str, bool]:
         source._listener = listener  # noqa: SLF001 - as start() does, without a connection
         link, transport = _Link(source), _Transport()
         link._transport = cast("asyncio.Transport", transport)  # noqa: SLF001
-        link.epoch = 1
         for chunk in chunks:
             if transport.aborted:
                 break
@@ -93,7 +93,7 @@ def feed(chunks: Iterable[bytes]) -> tuple[list[Message], str, bool]:
 def read_stream(stream: bytes) -> tuple[list[Message], bool]:
     """Read a stream slowly (MQTT 5.0, 2.1 and 3.3); return its messages, and whether it ends the connection."""
     messages: list[Message] = []
-    at = 0
+    at, accepted = 0, False
     while at + 2 <= len(stream):
         length, k = 0, 0
         while True:
@@ -117,8 +117,9 @@ def read_stream(stream: bytes) -> tuple[list[Message], bool]:
             if message is None:
                 return messages, True
             messages.append(message)
-        elif not _goes_on(packet):
+        elif not _goes_on(packet) or (accepted and packet[0] >> 4 == _CONNACK):
             return messages, True
+        accepted |= packet[0] >> 4 == _CONNACK
         at = end
     return messages, False
 
