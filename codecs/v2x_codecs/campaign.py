@@ -179,6 +179,8 @@ class Campaign:
             if not plan.used:
                 continue
             table = batch.tables[plan.name]
+            if not len(table.msg) and not rows.msg:
+                continue  # nearly all, where few messages are judged
             offs = [k for k, name in enumerate(table.fields) if name.endswith(".off")]
             rest = [k for k in range(len(table.fields)) if k not in {*offs, *(k + 1 for k in offs)}]
             texts = [

@@ -128,8 +128,12 @@ class ColumnDecoder:
         plan = self._plans.get(bucket)
         if plan is None:
             room = self._dense * bucket // _MIB + (self._dense > 0)
-            plan = self._plans[bucket] = _Plan(self._program.width, room, self._kept)
+            plan = self._plans[bucket] = self._room(room)
         return plan
+
+    def _room(self, rows: I64) -> _Plan:
+        """Return a plan with room for so many rows a table."""
+        return _Plan(self._program.width, rows, self._kept)
 
     def _grow(self, plan: _Plan, store: I64, links: I32, size: int, share: float) -> tuple[_Plan, I64, I32]:
         """Make room in the table that is full, as if the rest of the batch were like what was read; rows move over."""
@@ -138,7 +142,7 @@ class ColumnDecoder:
         room[table] = int(rows * share * _SPARE) + 1
         self._dense[table] = max(int(self._dense[table]), int(room[table]) * _MIB // size)
         self._plans.clear()
-        new = _Plan(self._program.width, room, self._kept)
+        new = self._room(room)
         new.tables[:-1, kernel.ROWS] = plan.tables[:-1, kernel.ROWS]
         new_store, new_links = new.allocate()
         for t in new.tables[:-1, kernel.ROWS].nonzero()[0].tolist():

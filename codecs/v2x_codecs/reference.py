@@ -171,6 +171,9 @@ def _expected(wanted: int, found: int) -> None:
         raise RefusedError(Verdict.WRONG_SCHEMA, len(framing.MQTT_MAGIC))
 
 
+_NONE: Final = np.empty(0, np.int32)
+
+
 class _Rows:
     """Tables that grow row by row."""
 
@@ -215,6 +218,9 @@ class _Rows:
         out = {}
         for plan, data, links in zip(self._plans, self._data, self._links, strict=True):
             if not plan.used:
+                continue
+            if not data:
+                out[plan.name] = Table(plan.name, plan.fields, np.empty((0, len(plan.fields)), np.int64), _NONE, _NONE)
                 continue
             ends = np.array(links, np.int32).reshape(-1, 2)
             cells = np.array(data, np.int64).reshape(len(data), len(plan.fields))

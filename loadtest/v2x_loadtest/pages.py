@@ -24,7 +24,8 @@ _DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 _FAULTS_BEGIN: Final = (
     "<!-- made by scripts/docs from docs/faults.json, which `v2x chaos --json` writes; do not edit -->"
 )
-_FAULTS_END: Final = "<!-- end of what is made -->"
+_FUZZ_BEGIN: Final = "<!-- made by scripts/docs from docs/fuzz.json, which `v2x fuzz --record` writes; do not edit -->"
+_MADE_END: Final = "<!-- end of what is made -->"
 _MADE: Final = "<!-- made by scripts/docs from the tables in the code; do not edit -->\n\n"
 
 
@@ -136,12 +137,19 @@ def _fields(schema: str) -> Iterable[tuple[str, str, object, str]]:
 
 
 def guarantees_page() -> str:
-    """Return docs/guarantees.md with the table of the kept result of `v2x chaos`; all else in it is written by hand."""
-    from v2x_loadtest.chaos.report import markdown  # noqa: PLC0415 - numba and brokers load only for this page
+    """Return docs/guarantees.md with the kept tables of `v2x chaos` and `v2x fuzz`; the rest is by hand."""
+    from v2x_loadtest.chaos.report import markdown as faults  # noqa: PLC0415 - loads numba
+    from v2x_loadtest.fuzz.record import markdown as fuzz  # noqa: PLC0415
 
-    before, begin, rest = (_DOCS / "guarantees.md").read_text("utf-8").partition(_FAULTS_BEGIN)
-    _, end, after = rest.partition(_FAULTS_END)
-    table = markdown(json.loads((_DOCS / "faults.json").read_bytes()))
+    text = (_DOCS / "guarantees.md").read_text("utf-8")
+    text = _filled(text, _FAULTS_BEGIN, faults(json.loads((_DOCS / "faults.json").read_bytes())))
+    return _filled(text, _FUZZ_BEGIN, fuzz(json.loads((_DOCS / "fuzz.json").read_bytes())))
+
+
+def _filled(text: str, begin: str, table: str) -> str:
+    """Return a page with a table in its place."""
+    before, begin, rest = text.partition(begin)
+    _, end, after = rest.partition(_MADE_END)
     return f"{before}{begin}\n\n{table}\n{end}{after}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -111,12 +111,7 @@ class Settings(BaseSettings):
         try:
             made = cls(**given)
         except ValidationError as e:
-            first = e.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            where = _origin(name, given, in_env, in_file, path)
-            raise ConfigError(
-                f"setting {name} (from {where}): {first['msg']}; `v2x config` lists all settings"
-            ) from None
+            raise refusal(e, lambda name: _origin(name, given, in_env, in_file, path)) from None
         finally:
             cls._file = None
         made._origin.update({name: _origin(name, given, in_env, in_file, path) for name in cls.model_fields})
@@ -152,15 +147,27 @@ class Settings(BaseSettings):
         try:
             for part in self.fusion_partitions.split(","):
                 low, _, high = part.partition("-")
-                found.update(range(int(low), int(high or low) + 1))
+                first, last = int(low), int(high or low)
+                known = 0 <= first <= last < partitions  # looked at before a range of billions is made
+                if not known:
+                    found = set()
+                    break
+                found.update(range(first, last + 1))
         except ValueError:
             found = set()
-        if not found or not found <= set(range(partitions)):
+        if not found:
             msg = (
                 f"fusion_partitions {self.fusion_partitions!r}: give all, or a list as 0-3,6 within 0-{partitions - 1}"
             )
             raise ConfigError(msg)
         return sorted(found)
+
+
+def refusal(error: ValidationError, origin: Callable[[str], str]) -> ConfigError:
+    """Return the one line that says which setting is wrong; ``origin`` says where a setting comes from."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return ConfigError(f"setting {name} (from {origin(name)}): {first['msg']}; `v2x config` lists all settings")
 
 
 def _file(config: Path | str | None) -> Path | None:
@@ -178,8 +185,18 @@ def _read(path: Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_bytes().decode())  # as it is: read_text() takes a bare CR for an end of line
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        data = path.read_bytes()
+    except OSError as e:
+        msg = f"configuration file {path}: {e}"
+        raise ConfigError(msg) from e
+    return parse(data, path)
+
+
+def parse(data: bytes, path: Path) -> Mapping[str, Any]:
+    """Return the settings that a file's bytes hold; ConfigError where they are no TOML."""
+    try:
+        return tomllib.loads(data.decode())  # as it is: read_text() takes a bare CR for an end of line
+    except (ValueError, RecursionError) as e:  # numbers of thousands of digits and arrays of arrays of … too
         msg = f"configuration file {path}: {e}"
         raise ConfigError(msg) from e
 

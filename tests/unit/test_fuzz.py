@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_every_kept_input_holds(name: str) -> None:
 def test_new_mistakes_hold_too(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     (tally,) = campaign.batches(name, seed=2026, first=0, last=1, corpus=campaign.load(name))
     assert tally.findings == []
-    assert tally.cases == campaign.BATCH
+    assert tally.cases == campaign.kind(name).batch
     capfd.readouterr()
 
 
@@ -46,6 +47,8 @@ def test_the_slow_reading_is_the_standards() -> None:
     assert read_stream(b"\x32\xff\xff\xff\xff\x01" + ONE[2:]) == ([], True)
     assert read_stream(mqtt5.PingRespPacket().write() + ONE) == ([(b"a/b", b"xyz", 7, False)], False)
     assert read_stream(mqtt5.DisconnectPacket().write() + ONE) == ([], True)
+    assert read_stream(mqtt5.ConnAckPacket().write() + ONE) == ([(b"a/b", b"xyz", 7, False)], False)
+    assert read_stream(2 * mqtt5.ConnAckPacket().write() + ONE) == ([], True)
     assert read_stream(b"\x30\xff\xff\xff\x7f") == ([], True)  # 256 MiB: more than we say that we take
 
 
@@ -59,6 +62,8 @@ def not_utf8(packet: bytes) -> bytes:
         not_utf8(mqtt5.DisconnectPacket(reason_str="abc").write()),  # mqtt5 panics, which no `except Exception` holds
         mqtt5.DisconnectPacket().write(),
         b"\x30\xff\xff\xff\x7f",
+        mqtt5.ConnAckPacket().write(),
+        2 * mqtt5.ConnAckPacket(server_keep_alive=30).write(),  # each began a ping of its own, with the third in vain
     ],
 )
 def test_what_the_fuzzer_found_in_the_framing(packet: bytes, capfd: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +120,7 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path: Path, monkey
     assert "6,000 inputs of seed 1" in run("cut", 6_000)
     assert began == [2]  # the third batch alone
     assert "6,000 inputs of seed 1" in run("whole", 6_000)
-    assert (tmp_path / "cut/topics.json").read_bytes() == (tmp_path / "whole/topics.json").read_bytes()
+    assert Totals(tmp_path / "cut", "topics").runs == Totals(tmp_path / "whole", "topics").runs
     assert "6,000 inputs of seed 1" in run("cut", 6_000)
     assert began == [2, 0, 1, 2]  # nothing was left to do
 
@@ -128,6 +133,12 @@ def test_totals_come_back_with_their_findings_and_say_when_they_are_none(tmp_pat
     again = Totals(tmp_path, "zones")
     assert again.of("guided") == Tally(7, [("00", "odd")])
     assert again.load() == [b"", b"b"]
+    other = Totals(tmp_path, "zones")
+    again.of("seed 1").add(Tally(3, seen=Counter(taken=3)))
+    other.of("seed 2").add(Tally(4))
+    again.save()
+    other.save()  # of a run beside: neither takes the other's back
+    assert Totals(tmp_path, "zones").runs == again.runs | {"seed 2": Tally(4)}
     (tmp_path / "zones.json").write_text('{"guided": 3}')
     with pytest.raises(ConfigError, match="remove it"):
         Totals(tmp_path, "zones")

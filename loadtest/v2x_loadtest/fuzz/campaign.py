@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from random import Random
 from typing import Final
 
-from v2x_loadtest.fuzz.target import Target
+from v2x_loadtest.fuzz.mutants import Cases
+from v2x_loadtest.fuzz.target import Maker, Target, wrong_with
 from v2x_loadtest.fuzz.totals import Tally
 
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -16,18 +18,22 @@ TARGETS: Final = {
     "framing": ("v2x_loadtest.fuzz.framing", "Framing", "MQTT packets, cut anywhere, against the standard"),
     "topics": ("v2x_loadtest.fuzz.texts", "Topics", "MQTT topics through ingest's table"),
     "zones": ("v2x_loadtest.fuzz.texts", "Zones", "zone maps"),
-    "config": ("v2x_loadtest.fuzz.texts", "Config", "settings files"),
+    "config": ("v2x_loadtest.fuzz.config", "Config", "settings files"),
     "decoder": ("v2x_loadtest.fuzz.avro", "Avro", "Avro messages through the compiled decoder, against the reference"),
 }
-BATCH: Final = 2_000
-_KEPT: Final = 512  # bytes of a finding's text
 
 
 def make(name: str) -> Target:
     """Return a target."""
-    module, kind, _ = TARGETS[name]
-    target: Target = getattr(import_module(module), kind)()
+    target: Target = kind(name)()
     return target
+
+
+def kind(name: str) -> type[Target]:
+    """Return the class of a target, which knows how large its batches are."""
+    module, name, _ = TARGETS[name]
+    found: type[Target] = getattr(import_module(module), name)
+    return found
 
 
 def load(name: str, folder: Path = CORPUS) -> list[bytes]:
@@ -39,27 +45,26 @@ def load(name: str, folder: Path = CORPUS) -> list[bytes]:
 
 def one(target: Target, data: bytes) -> str:
     """Run one input; return what is wrong, or nothing."""
-    try:
-        target.run(data)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as e:  # noqa: BLE001 - whatever comes out of a target is a finding, a panic too
-        return f"{type(e).__name__}: {e}"[:_KEPT]
-    return ""
+    return wrong_with(target.run, data)
 
 
-def batches(name: str, seed: int, first: int, last: int, corpus: list[bytes]) -> Iterator[Tally]:
-    """Run batches ``first`` to ``last - 1`` of a seed, each of ``BATCH`` cases; yield what each has seen."""
+@lru_cache(1)
+def _ready(name: str, corpus: tuple[bytes, ...]) -> tuple[Target, Maker]:
     target = make(name)
-    inputs = [*target.seeds(), *corpus]
+    return target, target.pool([*target.seeds(), *corpus])
+
+
+def cases(name: str, seed: int, nth: int, corpus: Sequence[bytes]) -> Cases:
+    """Return a batch of a seed."""
+    target, maker = _ready(name, tuple(corpus))
+    return maker.cases(seed, nth, target.batch)
+
+
+def batches(name: str, seed: int, first: int, last: int, corpus: Sequence[bytes]) -> Iterator[Tally]:
+    """Run batches ``first`` to ``last - 1`` of a seed; yield what each has seen."""
+    target, maker = _ready(name, tuple(corpus))
     for nth in range(first, last):
-        rng = Random(f"{name} {seed} {nth}")
-        tally = Tally()
-        for _ in range(BATCH):
-            data = target.mutate(rng.choice(inputs), inputs, rng)
-            tally.cases += 1
-            if wrong := one(target, data):
-                tally.findings.append((data.hex(), wrong))
-                if tally.enough:
-                    break
+        began = time.process_time()
+        tally = target.judge(maker.cases(seed, nth, target.batch))
+        tally.cpu_s = time.process_time() - began
         yield tally

@@ -7,7 +7,6 @@ connection, with a reason, and only that; no row points beyond what was read; wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import Final, cast
@@ -15,21 +14,24 @@ from typing import Final, cast
 import mqtt5
 
 from v2x_codecs.mutate import mistaken
-from v2x_loadtest.fuzz.target import Finding
+from v2x_loadtest.fuzz.target import Finding, OneByOne
 from v2x_loadtest.schedules.loop import VirtualLoop
 from v2x_services.ingest.mqtt import MAX_PACKET, MqttConfig, MqttSource, _Link
 from v2x_services.ports import A_PACKET_ID, A_RETAINED, Arrivals, SystemClock
 
 Message = tuple[bytes, bytes, int, bool]
 _PUBLISH: Final = 3
+_CONNACK: Final = 2  # once on a connection (3.2)
+_LOOPS: Final = 200  # streams of one loop
 _LONGEST_HEAD: Final = 5
 _PANIC: Final = "PanicException"
 
 
-class Framing:
+class Framing(OneByOne):
     """The target: the first byte says how the rest is cut, the rest is what the broker sends."""
 
     name = "framing"
+    free = 1
 
     def seeds(self) -> list[bytes]:
         """Return plain streams to begin with."""
@@ -53,10 +55,10 @@ class Framing:
         """Return a stream with mistakes."""
         return bytes((rng.randrange(256),)) + mistaken(data[1:], 0, others, rng)
 
-    def run(self, data: bytes) -> None:
+    def run(self, data: bytes) -> str:
         """Hold one stream against the standard."""
         if not data:
-            return
+            return "nothing"
         stream = data[1:]
         expected, fails = read_stream(stream)
         found, reason, ended = feed(_cut(stream, data[0]))
@@ -66,17 +68,17 @@ class Framing:
             raise Finding(f"the connection ends: {ended} ({reason!r}); by the standard: {fails}")
         if not fails and len(found) != len(expected):
             raise Finding(f"took {len(found)} of {len(expected)} messages")
+        return f"{'ended' if fails else 'kept'} {'with' if expected else 'without'} messages"
 
 
 def feed(chunks: Iterable[bytes]) -> tuple[list[Message], str, bool]:
     """Give chunks to a connection of ingest's; return its messages, why it ended, and whether it did."""
     listener = _Listener()
-    with _loop():
+    with _LOOP:
         source = MqttSource(MqttConfig("nowhere", 1, "me", ()), SystemClock())
         source._listener = listener  # noqa: SLF001 - as start() does, without a connection
         link, transport = _Link(source), _Transport()
         link._transport = cast("asyncio.Transport", transport)  # noqa: SLF001
-        link.epoch = 1
         for chunk in chunks:
             if transport.aborted:
                 break
@@ -91,7 +93,7 @@ def feed(chunks: Iterable[bytes]) -> tuple[list[Message], str, bool]:
 def read_stream(stream: bytes) -> tuple[list[Message], bool]:
     """Read a stream slowly (MQTT 5.0, 2.1 and 3.3); return its messages, and whether it ends the connection."""
     messages: list[Message] = []
-    at = 0
+    at, accepted = 0, False
     while at + 2 <= len(stream):
         length, k = 0, 0
         while True:
@@ -115,8 +117,9 @@ def read_stream(stream: bytes) -> tuple[list[Message], bool]:
             if message is None:
                 return messages, True
             messages.append(message)
-        elif not _goes_on(packet):
+        elif not _goes_on(packet) or (accepted and packet[0] >> 4 == _CONNACK):
             return messages, True
+        accepted |= packet[0] >> 4 == _CONNACK
         at = end
     return messages, False
 
@@ -182,16 +185,25 @@ def _cut(stream: bytes, how: int) -> Iterator[bytes]:
         yield stream[at : at + size]
 
 
-@contextlib.contextmanager
-def _loop() -> Iterator[None]:
-    """Have a loop that never runs: nothing here waits, but timers need a place."""
-    loop, before = VirtualLoop(), asyncio._get_running_loop()  # noqa: SLF001
-    asyncio._set_running_loop(loop)  # noqa: SLF001 - asyncio.run() would cost more than the test
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(before)  # noqa: SLF001
-        loop.close()
+class _Loop:
+    """A loop that never runs, for a while: nothing here waits, but timers need a place."""
+
+    def __init__(self) -> None:
+        self._loop, self._left = VirtualLoop(), 0
+
+    def __enter__(self) -> None:
+        self._left -= 1
+        if self._left < 0:  # timers that were cancelled stay with it
+            self._loop.close()
+            self._loop, self._left = VirtualLoop(), _LOOPS
+        self._before = asyncio._get_running_loop()  # noqa: SLF001
+        asyncio._set_running_loop(self._loop)  # noqa: SLF001 - asyncio.run() would cost more than the test
+
+    def __exit__(self, *_: object) -> None:
+        asyncio._set_running_loop(self._before)  # noqa: SLF001
+
+
+_LOOP: Final = _Loop()
 
 
 class _Listener:

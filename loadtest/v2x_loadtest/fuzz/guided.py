@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -34,6 +35,7 @@ def main(name: str, folder: str, runs: str) -> None:
     totals, wanted, stop = Totals(Path(folder), name), int(runs), False
     tally = totals.of("guided")
     known = totals.load() or target.seeds()
+    began = time.process_time()
 
     def end(*_: object) -> None:
         nonlocal stop
@@ -45,6 +47,7 @@ def main(name: str, folder: str, runs: str) -> None:
         tally.cases += 1
         totals.save(now=False)
         if stop or tally.enough or tally.cases >= wanted:
+            tally.cpu_s += time.process_time() - began
             totals.save()
             os._exit(0)  # libFuzzer would count this as a crash
 

@@ -1,16 +1,14 @@
-"""Texts from outside: MQTT topics, zone maps, settings. Each is taken, or refused in words that say what is wrong."""
+"""Texts from outside: MQTT topics, zone maps. Each is taken, or refused in words that say what is wrong."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from v2x.devices import DeviceTable
-from v2x.errors import ConfigError, V2XError
+from v2x.errors import V2XError
 from v2x.routing import Router
 from v2x.topics import DEADLETTER, DEVICES, GANTRY, OBSERVATIONS, UPLINKS, MessageClass, uplink_topic
 from v2x.zones import ZoneMap
@@ -18,11 +16,11 @@ from v2x.zones import ZoneMap
 from v2x_codecs.decoder import ColumnDecoder
 from v2x_codecs.mutate import mistaken
 from v2x_codecs.registry import Registry
-from v2x_loadtest.fuzz.target import Finding
+from v2x_loadtest.fuzz.mutants import Cases
+from v2x_loadtest.fuzz.target import Finding, Maker, OneByOne
 from v2x_services.ingest.routes import Routes
 from v2x_services.ingest.topics import TopicTable
 from v2x_services.ports import Arrivals
-from v2x_services.settings import Settings
 
 _ZONES: Final[dict[str, Any]] = {
     "version": 1,
@@ -45,7 +43,7 @@ _PARTITIONS: Final = 8
 _MAX_PAYLOAD: Final = 20_000
 
 
-class Topics:
+class Topics(OneByOne):
     """Topics through ingest's table: each gets a line of facts, however odd; the table stays bounded."""
 
     name = "topics"
@@ -72,7 +70,7 @@ class Topics:
         """Return a topic with mistakes."""
         return mistaken(data, 0, others, rng)
 
-    def run(self, data: bytes) -> None:
+    def run(self, data: bytes) -> str:
         """Find a topic twice: both times the same line, and a topic of that text."""
         self._runs += 1
         if self._runs > 10_000:
@@ -80,9 +78,9 @@ class Topics:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            return  # the framing lets none of these through
+            return "not UTF-8"  # the framing lets none of these through
         if not text or "\0" in text or len(data) > 65_535:
-            return
+            return "no topic"
         batch = Arrivals.of(1, 1, [(text, b""), (text, b"")], [1, 2], retained=False)
         first, second = self._table.meet(batch, MessageClass.PERISHABLE).which.tolist()
         topic = self._table[first]
@@ -90,9 +88,10 @@ class Topics:
             raise Finding(f"topic {text!r} is taken for {topic.name!r}")
         if topic.device and f"/{topic.device}" not in text:
             raise Finding(f"topic {text!r} has device {topic.device!r}")
+        return "of a device" if topic.device else "unknown"
 
 
-class Zones:
+class Zones(OneByOne):
     """Zone maps, as JSON: parsed, or refused in words."""
 
     name = "zones"
@@ -111,54 +110,40 @@ class Zones:
             return mistaken(data, 0, others, rng)
         return json.dumps(_changed(doc, rng)).encode()
 
-    def run(self, data: bytes) -> None:
+    def pool(self, inputs: Sequence[bytes]) -> Maker:
+        """Return what makes cases of these inputs: by the values of maps, which bytes would rarely leave in order."""
+        return _Changing(self, inputs)
+
+    def run(self, data: bytes) -> str:
         """Parse a map; one that is taken must answer."""
         try:
             doc = json.loads(data)
         except (ValueError, RecursionError):
-            return  # load() says so in its own words, see Settings
+            return "no JSON"  # load() says so in its own words, see Settings
         try:
             zones = ZoneMap.parse(doc)
         except V2XError as e:
             if not str(e):
                 raise Finding("refused without a word") from None
-            return
+            return "refused"
         for device in zones.devices:
             for zone in zones.route(device, None, None):
                 if not 0 <= zones.partition(zone, _PARTITIONS) < _PARTITIONS:
                     raise Finding(f"{device} goes to no partition")
         zones.route("", 310_500_000, 1_200_500_000)
+        return "taken"
 
 
-class Config:
-    """Settings files, as TOML: taken, or refused by one line that names the setting."""
+class _Changing:
+    """Makes cases one at a time."""
 
-    name = "config"
+    def __init__(self, target: Zones, inputs: Sequence[bytes]) -> None:
+        self._target, self._inputs = target, inputs
 
-    def __init__(self) -> None:
-        self._file = Path(tempfile.mkdtemp(prefix="v2x-fuzz-")) / "v2x.toml"
-
-    def seeds(self) -> list[bytes]:
-        """Return small files."""
-        return [
-            b'kafka_bootstrap = "127.0.0.1:9092"\npartitions = 8\npace_ms = 6.0\n',
-            b'log_level = "info"\nfusion_partitions = "0-3,6"\naccept_other_version = true\n',
-            b'ingest_id = "ingest"\nstate_dir = ".v2x/state"\nmqtt_port = 1883\n',
-        ]
-
-    def mutate(self, data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
-        """Return a file with mistakes."""
-        return mistaken(data, 0, others, rng)
-
-    def run(self, data: bytes) -> None:
-        """Load a file."""
-        self._file.write_bytes(data)
-        try:
-            settings = Settings.load(self._file)
-            settings.partition_list(_PARTITIONS)
-        except ConfigError as e:
-            if "\n" in str(e) or not str(e):
-                raise Finding(f"an error that is not one line: {e}") from None
+    def cases(self, seed: int, nth: int, size: int) -> Cases:
+        """Return batch ``nth`` of a seed."""
+        rng = Random(f"{self._target.name} {seed} {nth}")
+        return Cases.of(nth, [self._target.mutate(rng.choice(self._inputs), self._inputs, rng) for _ in range(size)])
 
 
 _ODD: Final[tuple[Any, ...]] = (

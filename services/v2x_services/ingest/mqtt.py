@@ -330,6 +330,9 @@ class _Link(asyncio.Protocol):
                 if packet.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
                     self._fail(f"the broker refuses us: {packet.reason_code.name} {packet.reason_str or ''}".rstrip())
                     return
+                if self.epoch:  # MQTT-3.2.0-2; taken, it would begin the session again and ping twice as often
+                    self._fail("the broker accepts us twice on one connection")
+                    return
                 self._source._established(self, session_present=packet.session_present)  # noqa: SLF001
                 keep_alive = packet.server_keep_alive or self._config.keep_alive_s
                 self._ping(keep_alive / _PINGS)
