@@ -16,6 +16,7 @@ from v2x_loadtest.score.consistency import measure
 from v2x_loadtest.score.setting import COLUMNS, T0_MS, ZONE, Setting, World, make
 
 SHORT: Any = {"seconds": 16.0, "vehicles": 90, "length_m": 1000.0, "rsus": 4}
+HALF: Any = {"rho": 0.9, "white": 0.5}  # half of the noise goes on, half is white
 
 
 def ran(world: World) -> ZoneState:
@@ -59,8 +60,26 @@ def test_noise_and_biases_are_learnt(rho: float) -> None:
     assert np.ptp(along) < (0.5 if rho else 0.2)
 
 
+@pytest.mark.parametrize(("more", "least", "most"), [({}, 0.0, 0.2), ({"rho": 0.9}, 0.0, 0.2), (HALF, 0.6, 1.6)])
+def test_noise_that_is_slower_than_it_looks_is_known(more: dict[str, float], least: float, most: float) -> None:
+    setting = Setting(seed=3, **(SHORT | {"seconds": 24.0} | more))
+    world = make(setting)
+    zone = ran(world)
+    b = zone.bias[[zone.sensors[world.device(k)] for k in range(setting.rsus)]]
+    slow = b[:, c.B_SLOW].mean()
+    assert least <= slow <= most
+    rows = zone.s[zone.i[: len(zone.s), c.I_STATUS] == c.CONFIRMED]
+    told = rows[:, c.S_SHARE].mean() - b[:, c.B_SHARE].mean()
+    assert told / (0.5 * (rows[:, c.S_P] + rows[:, c.S_P + 4]).mean()) == pytest.approx(slow, abs=0.3)
+
+
 @pytest.mark.parametrize(
-    ("more", "rmse", "gospa"), [({}, 0.4, 4.0), ({"rho": 0.9}, 0.6, 6.0), ({"swap": 0.1}, 0.4, 4.0)]
+    ("more", "rmse", "gospa"),
+    [
+        ({}, 0.4, 4.0),
+        ({"rho": 0.9}, 0.6, 6.0),
+        ({"swap": 0.1}, 0.4, 4.0),
+    ],
 )
 def test_covariances_are_honest(more: dict[str, float], rmse: float, gospa: float) -> None:
     found = [measure(Setting(seed=seed, **SHORT, **more)) for seed in (21, 22, 23, 24)]

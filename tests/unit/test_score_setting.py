@@ -51,6 +51,7 @@ def test_noise_is_white_or_goes_on_from_scan_to_scan(world: World) -> None:
 
     assert abs(lag(world)) < 0.1
     assert lag(make(Setting(seed=5, seconds=20.0, rho=0.9))) > 0.7
+    assert lag(make(Setting(seed=5, seconds=20.0, rho=0.9, white=0.5))) == pytest.approx(0.4, abs=0.1)
 
 
 def test_a_seed_is_a_world(world: World) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from v2x.fusion import layout as c
-from v2x.fusion.colour import FIRST
+from v2x.fusion.colour import FAR_SCANS, FIRST, learn_far
 from v2x.fusion.jit import helper
 
 TOGETHER_MS: Final = 120  # as far apart may two units' measurements be
@@ -23,7 +23,11 @@ OFTEN: Final = 1_500.0  # from so many comparisons on, those of every eighth tra
 STEADY: Final = 200.0  # scans after which every fourth settles it
 KNOWN: Final = 200.0  # comparisons after which a unit counts as known
 OVER_RELAX: Final = 1.5
+BURST_BITS: Final = 11  # of ms: once enough is known of slow noise, a track is followed for 2 s in 32
+ENOUGH_FAR: Final = 300.0
+AWAY_MS: Final = 1_500.0
 _OUTLIER: Final = 20.0
+_FAR_OUTLIER: Final = 6.0
 _LEAST_COUNT: Final = 1.0
 
 
@@ -61,10 +65,33 @@ def _gather(b: Any, at: int, weight: float, x: float, y: float, ve: float, vn: f
 
 
 @helper
+def _follow(a: Any, b: Any, other: int, uid: int, t_ms: int, x: float, y: float, var: float) -> None:
+    """Learn from two sensors' difference about a track, if it is one of the few that are followed for it.
+
+    ``x``, ``y``: the difference, m; ``var``: of both sensors' noise together, m2.
+    """
+    at = c.B_PROBE + (uid & (c.PROBES - 1)) * c.PROBE
+    ago, scan = t_ms - a[at + 2], 1e3 * a[c.B_DT]
+    if a[at] == uid and a[at + 1] == other:
+        if ago < (FAR_SCANS - 0.5) * scan:
+            return
+        if ago < (FAR_SCANS + 0.5) * scan:
+            u, v = a[at + 3], a[at + 4]
+            near, far = 0.5 * (x * x + y * y + u * u + v * v) / var, (x * u + y * v) / var
+            learn_far(a, near, far)
+            learn_far(b, near, far)
+    elif 0.0 <= ago < AWAY_MS:
+        return  # the place is another's
+    a[at], a[at + 1], a[at + 2], a[at + 3], a[at + 4] = uid, other, t_ms, x, y
+
+
+@helper
 def compare(sensors: Any, ctl: Any, s: Any, i: Any, sensor: int, t_ms: int, z: tuple[float, float], prm: Any) -> None:
     """Compare a measurement with what others said of the track just now."""
     a = sensors[sensor]
-    if a[c.B_SUSPECT] != 0.0 or (a[c.B_N] > OFTEN and (ctl[c.CTL_SERIAL] + i[c.I_UID]) & 7 != 0):
+    gathered = a[c.B_N] <= OFTEN or (ctl[c.CTL_SERIAL] + i[c.I_UID]) & 7 == 0
+    followed = a[c.B_N] > KNOWN and (a[c.B_FARS] < ENOUGH_FAR or ((t_ms >> BURST_BITS) + i[c.I_UID]) & 15 == 0)
+    if a[c.B_SUSPECT] != 0.0 or not (gathered or followed):
         return
     ve, vn = s[c.S_VE], s[c.S_VN]
     for k in range(c.I_SRCS):
@@ -84,6 +111,10 @@ def compare(sensors: Any, ctl: Any, s: Any, i: Any, sensor: int, t_ms: int, z: t
         if x * x + y * y > _OUTLIER * spread:
             continue
         weight = 1.0 / (var * max(a[c.B_AWAY], b[c.B_AWAY]))
+        if followed and b[c.B_N] > KNOWN and x * x + y * y < _FAR_OUTLIER * spread:
+            _follow(a, b, other, i[c.I_UID], t_ms, x, y, var)
+        if not gathered:
+            continue
         # the biases that were taken out already
         tau = a[c.B_TAU] - b[c.B_TAU]
         x += a[c.B_X] - b[c.B_X] - ve * tau
@@ -165,6 +196,7 @@ def new_sensors(count: int, prm: c.F64) -> c.F64:
     table[:, c.B_GAIN] = 1.0 / FIRST
     table[:, c.B_VAR], table[:, c.B_STEP] = 1.5, 0.6
     table[:, c.B_RHO], table[:, c.B_AWAY] = 0.6, 4.0
+    table[:, c.B_NEAR], table[:, c.B_FAR] = 2.0, 0.03
     table[:, c.B_DT] = 0.1
     table[:, c.B_ALONG] = table[:, c.B_ACROSS] = 1.0
     table[:, c.B_SPEED_STEP], table[:, c.B_SPEED_REST], table[:, c.B_SPEED_AWAY] = 0.5, 0.8, 2.0

@@ -10,6 +10,12 @@ by a factor of two to four. Of each sensor we learn from the tracks that it feed
 
 The update then takes z(k) - rho z(k-1), whose noise is white (A. E. Bryson, L. J. Henrikson, "Estimation using
 sampled-data containing sequentially correlated noise", J. Spacecraft 5, 1968). Gates take the plain variance.
+
+Noise may be slower than its correlation from one scan to the next says: white and slow noise together are. How much so
+is learnt from the differences of two sensors that see one track (no motion enters them): their covariance over
+FAR_SCANS scans. The filter is left as it is: weights by a slow part that is not known well cost more than they gave.
+But a filter whose noise weighs k times what it believes, in the long run, errs by (1 + k) / 2 times its variance, since
+half of that is noise and half is motion. The difference is told with the covariance, like the bias (S_SHARE).
 """
 
 from __future__ import annotations
@@ -25,6 +31,10 @@ FIRST: Final = 60.0  # weight of the prior
 ENOUGH: Final = 100.0
 MOST_RHO: Final = 0.95
 LEAST_RHO: Final = 0.05  # less is none
+FAR_SCANS: Final = 8
+FAR_MEMORY: Final = 600.0  # differences
+FAR_FIRST: Final = 30.0
+TRACK_S: Final = 3.0  # a track forgets its positions in about so long: noise slower still matters no more
 _CLIP: Final = 9.0
 
 
@@ -87,12 +97,33 @@ def _rho(step: float, var: float) -> Any:
 
 
 @helper
+def _slow(rho: float, far: float, dt: float) -> Any:
+    """Return B_SLOW of noise with these correlations over one and over FAR_SCANS scans."""
+    if far <= 0.0 or rho <= 0.0:
+        return 0.0
+    fade = min((far / rho) ** (1.0 / (FAR_SCANS - 1.0)), MOST_RHO)  # of the slow part, from scan to scan
+    share = min(rho / fade, 1.0)
+    slow = (1.0 + fade) / (1.0 - fade + fade * dt / TRACK_S)
+    return 0.5 * max((1.0 - share + share * slow) * (1.0 - rho) / (1.0 + rho) - 1.0, 0.0)
+
+
+@helper
+def learn_far(b: Any, near: float, far: float) -> None:
+    """Learn from a difference to another sensor: its square, and its product with that of FAR_SCANS scans before."""
+    b[c.B_FARS] += 1.0
+    gain = 1.0 / min(b[c.B_FARS] + FAR_FIRST, FAR_MEMORY)
+    b[c.B_NEAR] += gain * (near - b[c.B_NEAR])
+    b[c.B_FAR] += gain * (far - b[c.B_FAR])
+
+
+@helper
 def settle_noise(b: Any) -> None:
     """Bring the correlations up to what was learnt, once a scan."""
     b[c.B_GAIN] = 1.0 / min(b[c.B_HEARD] + FIRST, MEMORY)
     rho = _rho(b[c.B_STEP], b[c.B_VAR])
     b[c.B_RHO] = rho
     b[c.B_AWAY] = (1.0 + rho) / (1.0 - rho)
+    b[c.B_SLOW] = _slow(rho, b[c.B_FAR] / b[c.B_NEAR], b[c.B_DT])
     if b[c.B_SPEED_PAIRS] > ENOUGH:
         rho = _rho(b[c.B_SPEED_STEPS], b[c.B_SPEED_APART])
     else:

@@ -182,7 +182,8 @@ def feed(
             then = -1.0  # overtaken by a later one
         elif ago <= AGO_MS:
             then = ago * 1e-3
-    s[c.S_SHARE] += SHARE_WEIGHT * (b[c.B_SHARE] - s[c.S_SHARE])
+    unseen = b[c.B_SHARE] + b[c.B_SLOW] * 0.5 * (s[c.S_P] + s[c.S_P + 4])
+    s[c.S_SHARE] += SHARE_WEIGHT * (unseen - s[c.S_SHARE])
     s[c.S_SHARE_T] += SHARE_WEIGHT * (b[c.B_SHARE_T] - s[c.S_SHARE_T])
     _place(s, i, m, b, place, late, then, q, prm)
     learn = late == 0.0 and i[c.I_HITS] >= LEARN_HITS and i[c.I_STATUS] == c.CONFIRMED

@@ -20,7 +20,7 @@ import numpy as np
 from v2x.errors import SnapshotError
 
 MAGIC: Final = b"V2XF"
-FORMAT: Final = 3
+FORMAT: Final = 4
 _SUM: Final = 4
 _ARRAY: Final = "#array"
 _START: Final = len(MAGIC) + 1

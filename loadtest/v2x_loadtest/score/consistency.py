@@ -138,6 +138,9 @@ def main() -> None:
     ask.add_argument("kind", choices=("motorway", "both_ways", "crossing"))
     ask.add_argument("--seeds", default="1001-1020")
     ask.add_argument("--rho", type=float, default=0.0)
+    ask.add_argument(
+        "--white", type=float, default=0.0, help="share of the noise with --rho that is white all the same"
+    )
     ask.add_argument("--rho-motion", type=float, default=0.0)
     ask.add_argument("--swap", type=float, default=0.01)
     ask.add_argument("--silent", action="store_true", help="units tell no speeds and headings")
@@ -146,7 +149,9 @@ def main() -> None:
     near = {"rsus": 3, "range_m": 130.0} if args.kind == "crossing" else {}
     found = [
         measure(
-            Setting(seed, args.kind, rho=args.rho, rho_motion=args.rho_motion, swap=args.swap, **near),  # type: ignore[arg-type]
+            Setting(  # type: ignore[arg-type]
+                seed, args.kind, rho=args.rho, white=args.white, rho_motion=args.rho_motion, swap=args.swap, **near
+            ),
             json.loads(args.set),
             silent=args.silent,
         )

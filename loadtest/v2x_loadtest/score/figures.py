@@ -51,7 +51,7 @@ def track_figures(case: Case, frames: Mapping[int, Estimates], *, draw: bool = F
     missed = false = 0
     for event_ms, seen in sorted(frames.items()):
         t_s = case.ledger.scene_s(event_ms)
-        if not begin <= t_s <= end:
+        if not begin <= t_s < end:  # at the end itself the truth has no next step to go to
             continue
         now = case.at(t_s)
         objects, told = np.stack([now.east, now.north], 1), np.stack([seen.east, seen.north], 1)

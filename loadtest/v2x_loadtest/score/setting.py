@@ -46,6 +46,7 @@ class Setting:
     range_m: float = 220.0
     sigma_m: tuple[float, float] = (0.5, 1.0)  # each unit has its own between these
     rho: float = 0.0  # correlation of its positions' noise from scan to scan
+    white: float = 0.0  # share of that noise's variance that does not go on all the same
     rho_motion: float = 0.0  # and of its speeds' and headings'
     speed_sigma: float = 0.3
     heading_sigma_deg: float = 1.5
@@ -176,8 +177,11 @@ def _unit(world: World, rsu: int) -> list[Scan]:
         course[who] = np.where(speed > LATCH_MPS, np.degrees(np.arctan2(ve, vn)), course[who])
         heading = course[who] + s.heading_sigma_deg * noise[who, 3] * _wobble(traffic, who, speed)
         speed = np.maximum(speed + s.speed_sigma * np.clip(speed / 2, 0.15, 1.0) * noise[who, 2], 0.0)
-        east = east + bias[0] + sigma * noise[who, 0]
-        north = north + bias[1] + sigma * noise[who, 1]
+        error = noise[who, :2]
+        if s.white:
+            error = np.sqrt(1 - s.white) * error + np.sqrt(s.white) * rng.normal(0, 1, error.shape)
+        east = east + bias[0] + sigma * error[:, 0]
+        north = north + bias[1] + sigma * error[:, 1]
         cls, local, truth = traffic.cls[who], ids[who], who
         ghosts = rng.poisson(s.false)
         if ghosts:

@@ -115,7 +115,8 @@ def score_tracks(
     window_s: tuple[float, float],
 ) -> TrackScore:
     """Score the sampled frames of the window (scene seconds) in which devices spoke."""
-    begin, end = window_s[0] + BIRTH_S, min(window_s[1], truth.scene.duration_s)
+    begin = window_s[0] + BIRTH_S
+    end = min(window_s[1], truth.scene.duration_s - truth.scene.step_s)  # at its last step the truth stands still
     taken, skipped = samples(frames, decode, truth)
     out = TrackScore(skipped=sum(begin <= ledger.scene_s(when) <= end for when in skipped))
     accumulator = motmetrics.MOTAccumulator(auto_id=True)
