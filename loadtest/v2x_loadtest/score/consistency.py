@@ -146,10 +146,10 @@ def main() -> None:
     ask.add_argument("--silent", action="store_true", help="units tell no speeds and headings")
     ask.add_argument("--set", default="{}", help="kernel parameters (JSON)")
     args = ask.parse_args()
-    near = {"rsus": 3, "range_m": 130.0} if args.kind == "crossing" else {}
+    near: dict[str, Any] = {"rsus": 3, "range_m": 130.0} if args.kind == "crossing" else {}
     found = [
         measure(
-            Setting(  # type: ignore[arg-type]
+            Setting(
                 seed, args.kind, rho=args.rho, white=args.white, rho_motion=args.rho_motion, swap=args.swap, **near
             ),
             json.loads(args.set),
