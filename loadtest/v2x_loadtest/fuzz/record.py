@@ -39,8 +39,7 @@ def markdown(record: dict[str, Any]) -> str:
     for r in record["runs"]:
         seen = ", ".join(f"{name.replace('_', ' ').lower()} {n:,}" for name, n in r["seen"].items())
         speed = f"{r['cases'] / r['cpu_s']:,.0f}" if r["cpu_s"] else ""
-        cells = (
-            r["target"], r["run"], f"{r['cases']:,}", r["date"], f"{r['cpu_s']:,.0f}", speed, seen, str(r["findings"]),
-        )  # fmt: skip
+        spent = f"{r['cpu_s']:,.0f}" if r["cpu_s"] else ""  # not known of runs that began before it was counted
+        cells = r["target"], r["run"], f"{r['cases']:,}", r["date"], spent, speed, seen, str(r["findings"])
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
