@@ -16,6 +16,9 @@ from v2x.errors import ConfigError
 from v2x_codecs.registry import Registry
 from v2x_services.paper import paper
 
+_MAPS = "Units tell their MAPs too: without them no track has a lane, and the rules of lanes are idle."
+    "Each unit tells its MAP too, as it does in the scene: without it no track has a lane, and rules of lanes are idle."
+)
 _ZONES = "So many copies of the scene (4 km) are one zone; 0: its own zones (2 km)."
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -111,10 +114,15 @@ def province(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a page with bars.")] = None,
     zone_copies: Annotated[int, typer.Option(min=0, help=_ZONES)] = 0,
+    maps: Annotated[bool, typer.Option("--maps", help=_MAPS)] = False,
     keep: Annotated[Path | None, typer.Option(help="Folder for everything; else a temporary one.")] = None,
 ) -> None:
     """Run a province on this machine: publisher, Mosquitto, Kafka, ingest and fusion; CPU, lag, losses, latency."""
-    _flow("Province", [rsus], seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, keep)
+    kinds = _kinds(maps=maps)
+    _flow(
+        "Province", [rsus], seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, keep,
+        kinds,
+    )  # fmt: skip
 
 
 @app.command()
@@ -137,7 +145,10 @@ def e2e(
         loads = []
     if not loads or min(loads) < 1:
         raise ConfigError(f"--rsus {rsus!r}: numbers with commas, for instance 10,250")
-    _flow("End to end", loads, seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, None)
+    _flow(
+        "End to end", loads, seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, None,
+        _kinds(maps=False),
+    )  # fmt: skip
 
 
 @app.command()
@@ -186,6 +197,10 @@ def audit(
         bench.show(made, console)
 
 
+def _kinds(*, maps: bool) -> frozenset[str]:
+    return frozenset({"rsm", "map"} if maps else {"rsm"})
+
+
 def _flow(
     title: str,
     loads: list[int],
@@ -199,6 +214,7 @@ def _flow(
     plot: Path | None,
     zone_copies: int,
     keep: Path | None,
+    types: frozenset[str],
 ) -> None:
     from v2x_loadtest.bench import flow_report  # noqa: PLC0415
     from v2x_loadtest.bench.flow import FlowOptions, FlowReport, run  # noqa: PLC0415
@@ -210,7 +226,7 @@ def _flow(
             console.print(f"[dim]run {nth + 1} of {rounds}, {n:,} RSUs[/dim]")
             options = FlowOptions(
                 rsus=n, seconds=seconds, warm_s=warm, participants=participants, scene=scene, partitions=partitions,
-                zone_copies=zone_copies,
+                zone_copies=zone_copies, types=types,
             )  # fmt: skip
             with tempfile.TemporaryDirectory(prefix="v2x-bench-", ignore_cleanup_errors=True) as temporary:
                 folder = (keep or Path(temporary)) / f"run-{nth + 1}-{n}"
