@@ -17,8 +17,6 @@ from v2x_codecs.registry import Registry
 from v2x_services.paper import paper
 
 _MAPS = "Units tell their MAPs too: without them no track has a lane, and the rules of lanes are idle."
-    "Each unit tells its MAP too, as it does in the scene: without it no track has a lane, and rules of lanes are idle."
-)
 _ZONES = "So many copies of the scene (4 km) are one zone; 0: its own zones (2 km)."
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
