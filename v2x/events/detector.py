@@ -29,6 +29,7 @@ import numpy as np
 
 from v2x.columns import Table
 from v2x.events import kernel as k
+from v2x.events.braking import deceleration
 from v2x.events.catalogue import kind_of_code, with_overrides
 from v2x.events.congestion import Congestion, JamChange, level_of
 from v2x.events.handing import Border
@@ -223,7 +224,7 @@ class Detector:
     def _braking(self, row: int) -> int:
         speeds = self.table.reals[row, : k.HISTORY]
         grave = self.rules["HARD_BRAKING"].limit("grave_mps2")
-        return 2 if speeds[0] >= 0.0 and k.deceleration(speeds, self.table.times) >= grave else 1
+        return 2 if speeds[0] >= 0.0 and deceleration(speeds, self.table.times) >= grave else 1
 
     def _follow(self, view: TrackView) -> None:
         """Keep place and speed of the events whose vehicle moves."""
