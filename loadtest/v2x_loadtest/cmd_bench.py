@@ -116,10 +116,9 @@ def province(
     keep: Annotated[Path | None, typer.Option(help="Folder for everything; else a temporary one.")] = None,
 ) -> None:
     """Run a province on this machine: publisher, Mosquitto, Kafka, ingest and fusion; CPU, lag, losses, latency."""
-    kinds = _kinds(maps=maps)
     _flow(
         "Province", [rsus], seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, keep,
-        kinds,
+        maps=maps,
     )  # fmt: skip
 
 
@@ -143,10 +142,7 @@ def e2e(
         loads = []
     if not loads or min(loads) < 1:
         raise ConfigError(f"--rsus {rsus!r}: numbers with commas, for instance 10,250")
-    _flow(
-        "End to end", loads, seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, None,
-        _kinds(maps=False),
-    )  # fmt: skip
+    _flow("End to end", loads, seconds, warm, participants, rounds, partitions, scene, as_json, plot, zone_copies, None)
 
 
 @app.command()
@@ -195,10 +191,6 @@ def audit(
         bench.show(made, console)
 
 
-def _kinds(*, maps: bool) -> frozenset[str]:
-    return frozenset({"rsm", "map"} if maps else {"rsm"})
-
-
 def _flow(
     title: str,
     loads: list[int],
@@ -212,7 +204,8 @@ def _flow(
     plot: Path | None,
     zone_copies: int,
     keep: Path | None,
-    types: frozenset[str],
+    *,
+    maps: bool = False,
 ) -> None:
     from v2x_loadtest.bench import flow_report  # noqa: PLC0415
     from v2x_loadtest.bench.flow import FlowOptions, FlowReport, run  # noqa: PLC0415
@@ -224,7 +217,7 @@ def _flow(
             console.print(f"[dim]run {nth + 1} of {rounds}, {n:,} RSUs[/dim]")
             options = FlowOptions(
                 rsus=n, seconds=seconds, warm_s=warm, participants=participants, scene=scene, partitions=partitions,
-                zone_copies=zone_copies, types=types,
+                zone_copies=zone_copies, types=frozenset({"rsm", "map"} if maps else {"rsm"}),
             )  # fmt: skip
             with tempfile.TemporaryDirectory(prefix="v2x-bench-", ignore_cleanup_errors=True) as temporary:
                 folder = (keep or Path(temporary)) / f"run-{nth + 1}-{n}"

@@ -92,7 +92,8 @@ def _size(value: int) -> int:
 
 
 @nb.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def _put(out: npt.NDArray[np.uint8], at: int, value: int) -> int:
+def put_long(out: npt.NDArray[np.uint8], at: int, value: int) -> int:
+    """Write a zigzag varint of a number that is not negative; return the place behind it."""
     rest = value << 1
     while rest > 0x7F:
         out[at] = (rest & 0x7F) | 0x80
@@ -158,12 +159,12 @@ def write(
         lane = rows[i, R_LANE]
         place = lanes[lane, 0] + lanes[lane, 3]
         begin = lanes[lane, 1] + lanes[lane, 2]
-        at = _put(out, begin, _body(rows, i, place, split))
+        at = put_long(out, begin, _body(rows, i, place, split))
         out[at] = out[at + 1] = 0
-        at = _put(out, at + 2, place)
-        at = _put(out, at, rows[i, R_KEY_LEN])
+        at = put_long(out, at + 2, place)
+        at = put_long(out, at, rows[i, R_KEY_LEN])
         at = _copy(out, at, heap, rows[i, R_KEY], rows[i, R_KEY_LEN])
-        at = _put(out, at, rows[i, R_VALUE_LEN] + _PREFIX)
+        at = put_long(out, at, rows[i, R_VALUE_LEN] + _PREFIX)
         schema = rows[i, R_SCHEMA]
         out[at] = 0
         for k in range(4):

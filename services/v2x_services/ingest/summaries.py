@@ -26,6 +26,7 @@ from v2x.topics import SUMMARIES, UPLINKS
 from v2x.zones import partition_of
 
 from v2x_codecs.reference import ReferenceCodec
+from v2x_services.batches import put_long
 from v2x_services.ingest import kernels as k
 from v2x_services.ingest.judged import Numbered
 from v2x_services.ingest.topics import TopicTable
@@ -76,31 +77,19 @@ def _gather(growing, ended, n):
     return n
 
 
-@nb.njit(inline="always")
-def _put(out, at, value):
-    """Write a zigzag varint of a number that is not negative; return the place behind it."""
-    rest = value << 1
-    while rest > 0x7F:
-        out[at] = (rest & 0x7F) | 0x80
-        rest >>= 7
-        at += 1
-    out[at] = rest
-    return at + 1
-
-
 @_kernel(nb.int64(_GRID, _GRID, nb.uint8[::1], nb.uint8[::1]))
 def _write(runs, facts, names, out):
     """Write runs as an Avro block with its end; return its bytes."""
-    at = _put(out, 0, runs.shape[0])
+    at = put_long(out, 0, runs.shape[0])
     for i in range(runs.shape[0]):
         line = runs[i, _LINE]
         name, size = facts[line, _F_NAME] + facts[line, _F_ID], facts[line, _F_ID_LEN]
-        at = _put(out, at, size)
+        at = put_long(out, at, size)
         for j in range(size):
             out[at + j] = names[name + j]
-        at = _put(out, at + size, facts[line, _F_CODE])
+        at = put_long(out, at + size, facts[line, _F_CODE])
         for column in range(_BOOT, _RUN):
-            at = _put(out, at, runs[i, column])
+            at = put_long(out, at, runs[i, column])
     out[at] = 0
     return at + 1
 
